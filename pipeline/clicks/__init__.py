@@ -1,0 +1,1 @@
+"""Clicks: encoding, first clicks of a training sample, simulated next clicks."""

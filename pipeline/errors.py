@@ -1,0 +1,36 @@
+"""The two kinds of failure that are not bugs: a user's mistake, and a bad row of input data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one message saying what is wrong and what to do.
+
+    Jobs print the message without a traceback and exit with code 2 (`pipeline.runtime.main`).
+    """
+
+
+class BadRow(Exception):
+    """One image (or one object of it) that cannot be used; it is set aside, counted by `reason` and listed.
+
+    Attributes:
+        reason: short fixed phrase used for counting, e.g. "image does not decode".
+        detail: what exactly was seen; free text.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean X?' for the nearest of `known`, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
