@@ -1,0 +1,38 @@
+# Every target does all the set-up it needs; see scripts/environment.py for when that is skipped.
+#   PYTHON=python3.12      the interpreter that makes .venv
+#   TORCH_INDEX=URL        package index for torch and torchvision alone (CPU or other builds)
+PYTHON ?= python3
+TORCH_INDEX ?=
+RUN := .venv/bin/python
+
+.PHONY: setup demo test test-fast lint format lock clean
+
+setup:
+	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
+
+demo: setup
+	$(RUN) -m jobs.demo
+
+test: setup
+	$(RUN) -m pytest
+
+test-fast: setup
+	$(RUN) -m pytest tests/unit -m "not slow"
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# Installs what pyproject.toml asks for now, then writes down the versions that are installed.
+lock: setup
+	$(RUN) -m pip install --editable ".[dev]"
+	$(RUN) scripts/environment.py lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find pipeline jobs scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
