@@ -1,0 +1,1 @@
+"""Command lines: prepare, train, evaluate, demo."""

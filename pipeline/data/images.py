@@ -1,0 +1,143 @@
+"""Encoded images to arrays, without trusting the file: size checked first, truncation detected on request."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipeline.data.schema import Row, Sample, decode_map
+from pipeline.errors import BadRow
+
+MAX_PIXELS = 100_000_000
+"""Images that claim more are refused before decoding: a file of some kilobytes can ask for gigabytes of memory."""
+
+_JPEG_START, _PNG_START, _JPEG_END = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
+_NOT_FRAMES = {0xC4, 0xC8, 0xCC}  # markers among C0..CF that are no frame header: tables, reserved, arithmetic coding
+_JUNK = bytes(range(1, 97))  # no 0xFF inside: cannot be taken for a marker
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """(height, width) that the file's header claims, before any rotation; nothing is decoded.
+
+    Raises:
+        ValueError, OSError: the header is not that of an image.
+    """
+    if data.startswith(_JPEG_START):
+        return _jpeg_size(data)
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    at, end = 2, len(data) - 9
+    while at < end:
+        if data[at] != 0xFF:
+            raise ValueError(f"no JPEG marker at byte {at}")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return height, width
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body
+            at += 2
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    raise ValueError("no JPEG frame header")
+
+
+def check_whole(data: bytes) -> None:
+    """Check that the compressed data holds every pixel; OpenCV may fill what is missing with grey and say nothing.
+
+    (Not for PNG: there OpenCV itself reads on to the end and refuses a cut file.) A JPEG cut and closed again with an end marker is found too: bytes put before that marker change nothing in a whole
+    picture, but are read as picture data in a cut one.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it does not (Pillow's errors, or ours).
+    """
+    if data.startswith(_PNG_START):
+        return
+    whole = _probe(data)
+    end = data.rfind(_JPEG_END)
+    if data.startswith(_JPEG_START) and _probe(data[:end] + _JUNK + data[end:]) != whole:
+        raise ValueError("the JPEG ends before its last pixel")
+
+
+def _probe(data: bytes) -> bytes:
+    """Pixels as Pillow reads them; a sequential JPEG at an eighth of the size, which still reads all of the file."""
+    with Image.open(io.BytesIO(data)) as image:
+        if image.format == "JPEG" and not image.info.get("progressive"):
+            image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+        return image.tobytes() if image.format == "JPEG" else b""
+
+
+def decode(data: bytes, flags: int, strict: bool = False, what: str = "image") -> np.ndarray:
+    """`cv2.imdecode` with its silent failures turned into BadRow.
+
+    Args:
+        data: the encoded file.
+        flags: cv2.IMREAD_*.
+        strict: also refuse a file that ends before its last pixel (costs about as much again).
+        what: 'image' or 'mask', for the reason.
+
+    Raises:
+        BadRow: "<what> claims too many pixels" or "<what> does not decode".
+    """
+    try:
+        height, width = header_size(data)
+        if height * width > MAX_PIXELS:
+            raise BadRow(f"{what} claims too many pixels", f"{width} x {height} in a file of {len(data)} bytes")
+        if strict:
+            check_whole(data)
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (BadRow, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadRow(f"{what} claims too many pixels", str(error)) from error
+    except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
+        raise BadRow(f"{what} does not decode", f"{type(error).__name__}: {error}"[:300]) from error
+    if array is None:
+        raise BadRow(f"{what} does not decode", f"OpenCV cannot read these {len(data)} bytes")
+    return array
+
+
+def decode_image(data: bytes, strict: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 RGB with the EXIF orientation applied, whatever the file holds (grey, CMYK, alpha, 16 bit).
+
+    Raises:
+        BadRow: see `decode`.
+    """
+    return decode(data, cv2.IMREAD_COLOR_RGB, strict)
+
+
+def decode_sample(row: Row) -> Sample:
+    """Decode a row's image and masks.
+
+    Raises:
+        BadRow: the image does not decode, or a mask is of another size.
+    """
+    image = decode_image(row.image)
+    maps = [*row.layers] if row.ignore is None else [*row.layers, row.ignore]
+    try:
+        decoded = [decode_map(data) for data in maps]
+    except ValueError as error:
+        raise BadRow("mask does not decode", str(error)) from error
+    shape = image.shape[:2]
+    if any(m.shape != shape for m in decoded):
+        raise BadRow("mask has another size", f"image {shape}, masks {[m.shape for m in decoded]}")
+    layers = decoded[: len(row.layers)]
+    return Sample(
+        image=image,
+        layers=np.stack(layers) if layers else np.zeros((0, *shape), np.uint8),
+        objects=row.objects,
+        ignore=None if row.ignore is None else decoded[-1] > 0,
+        image_id=row.image_id,
+    )

@@ -1,0 +1,159 @@
+"""`manifest.json`, what makes a folder of shards a data set, and reading of the row groups it lists.
+
+OUT/manifest.json       written last: without it the data set is unfinished
+OUT/plan.json           written first: what is being converted
+OUT/shard-00000.parquet rows; shard-00000.json beside it says that it is finished, and what is in it
+OUT/rejected.parquet    what was set aside, when anything was
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.data.schema import SCHEMA_VERSION, Row
+from pipeline.errors import UserError
+
+MANIFEST, PLAN, REJECTED = "manifest.json", "plan.json", "rejected.parquet"
+READ_ATTEMPTS = 3
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One Parquet file.
+
+    Attributes:
+        path: relative to the manifest's folder.
+        row_groups: rows of each row group.
+        weights: sum of the rows' sampling weights of each row group.
+        bytes: size of the file.
+        sha256: of the file, hexadecimal.
+    """
+
+    path: str
+    row_groups: list[int]
+    weights: list[float]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared data set holds.
+
+    Attributes:
+        split: "train", "val", or "" for a data set without splits.
+        rows: images.
+        objects: of all rows, things and stuff.
+        rejected: images and objects set aside as bad, by reason (listed in rejected.parquet).
+        left_out: sound images without a row, by reason.
+    """
+
+    schema_version: int
+    name: str
+    source: str
+    split: str
+    rows: int
+    objects: int
+    shards: list[ShardInfo]
+    rejected: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> Manifest:
+        """Inverse of `to_json`; ValueError, KeyError or TypeError when it is something else."""
+        values = json.loads(data)
+        return Manifest(**{**values, "shards": [ShardInfo(**shard) for shard in values["shards"]]})
+
+
+def load_manifest(uri: str) -> Manifest:
+    """The manifest of a prepared data set, checked against the files beside it.
+
+    Raises:
+        UserError: there is no such folder, it is no data set, it is unfinished, made by another version, or a shard
+            is missing or of another size.
+    """
+    path = storage.join(uri, MANIFEST)
+    if not storage.exists(path):
+        if storage.exists(storage.join(uri, PLAN)):
+            raise UserError(
+                f"The data set {uri} is unfinished: run the same `jobs.prepare` command again to finish it."
+            )
+        what = "is not a prepared data set (it has no manifest.json)" if storage.exists(uri) else "does not exist"
+        raise UserError(f"{uri} {what}. Make one with `python -m jobs.prepare SOURCE --root PATH --out {uri}`.")
+    try:
+        manifest = Manifest.from_json(storage.read_bytes(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest of prepared shards: {error}.") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UserError(
+            f"{uri} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}: prepare it again."
+        )
+    sizes = file_sizes(uri)
+    for shard in manifest.shards:
+        if shard.path not in sizes:
+            raise UserError(f"{uri} lacks its shard {shard.path}: copy it again, or prepare the data set again.")
+        if sizes[shard.path] != shard.bytes:
+            raise UserError(
+                f"{uri}/{shard.path} has {sizes[shard.path]} bytes, the manifest says {shard.bytes}: it was not copied "
+                "whole. Copy it again, or prepare the data set again."
+            )
+    return manifest
+
+
+def file_sizes(uri: str) -> dict[str, int]:
+    """Bytes by file name of the files directly in a folder; an absent folder has none."""
+    fs, path = storage.filesystem(uri)
+    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return {info.base_name: info.size for info in infos if info.type == pafs.FileType.File}
+
+
+def read_group(uri: str, shard_path: str, group: int) -> list[Row]:
+    """All rows of one row group, with every page's checksum verified.
+
+    Args:
+        uri: folder of the manifest.
+        shard_path: as in `ShardInfo.path`.
+        group: index of the row group.
+
+    Raises:
+        UserError: the shard is missing or damaged (after some attempts: the network may be at fault).
+        OSError: the storage cannot be reached.
+    """
+    where = storage.join(uri, shard_path)
+    problem: Exception | None = None
+    for attempt in range(READ_ATTEMPTS):
+        if attempt:
+            time.sleep(RETRY_SECONDS * attempt)
+        try:
+            return _read(where, group)
+        except FileNotFoundError as error:
+            raise UserError(f"There is no shard {where}.") from error
+        # pyarrow reports damage as OSError (checksum, page header), ArrowInvalid (footer), or whatever the
+        # garbled values lead to: an absurd length is a MemoryError, a broken string a UnicodeDecodeError.
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
+            problem = error
+    if isinstance(problem, OSError) and "AWS Error" in str(problem):
+        raise problem
+    raise UserError(
+        f"The shard {where} is damaged (row group {group}): {problem}. Copy or prepare it again."
+    ) from problem
+
+
+def _read(where: str, group: int) -> list[Row]:
+    fs, path = storage.filesystem(where)
+    with (
+        fs.open_input_file(path) as file,
+        pq.ParquetFile(file, page_checksum_verification=True) as parquet,
+    ):
+        return [Row.from_dict(values) for values in parquet.read_row_group(group).to_pylist()]

@@ -1,0 +1,285 @@
+"""Raw data to Parquet shards: a resumable Ray Data job, one task per shard, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import pickle
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+
+from pipeline import runtime, storage
+from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, file_sizes, load_manifest
+from pipeline.data.readers.base import Reader, Skipped
+from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
+from pipeline.errors import BadRow, UserError
+
+TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
+TWICE = "image_id occurs twice"
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "reason", "detail", "path")])
+ENCODED = ["image", "ignore", "layers.list.element"]  # JPEG and PNG: compressing them again saves nothing
+PLAIN = ["image_id", "height", "width", "weight", "source"]
+PLAIN += [f"objects.list.element.{name}" for name in ("layer", "label", "parent", "area", "kind")]
+COMPRESSION: Any = {**dict.fromkeys(ENCODED, "NONE"), **dict.fromkeys(PLAIN, "ZSTD")}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task needs beside its items."""
+
+    reader: Reader
+    out: str
+    rows_per_group: int
+
+
+def write_shards(
+    reader: Reader,
+    out: str,
+    split: str,
+    *,
+    name: str = "",
+    rows_per_group: int = 32,
+    groups_per_shard: int = 8,
+    seed: int = 0,
+    max_bad_fraction: float = 0.01,
+) -> Manifest:
+    """Convert a raw data set; the same call again continues where it was interrupted.
+
+    The raw layout is checked before Ray is needed. Items of a data set with splits are shuffled by `seed`, so that a
+    row group is a random subset; others keep the order of their files. What a shard holds depends on the arguments
+    only.
+
+    Args:
+        out: folder or URI of the shards.
+        split: goes into the manifest; "" keeps the order of the files.
+        name: of the data set; default: the last part of `out`.
+        max_bad_fraction: share of images set aside as bad (or with an object set aside) above which this fails.
+
+    Raises:
+        UserError: the raw data is not what it should be, `out` holds something else, too many bad images, or none good.
+    """
+    out = storage.absolute(out)
+    items = reader.items()
+    if split:
+        items = [items[i] for i in np.random.default_rng((seed, len(items))).permutation(len(items))]
+    items, doubles = _unique(reader, items)
+    total = len(items) + len(doubles)
+    if not items:
+        raise UserError(f"{reader.source}: there is no image to convert.")
+    count = math.ceil(len(items) / (rows_per_group * groups_per_shard))
+    # Pickled one by one, so that the fingerprint of the plan covers the annotations of every image.
+    pickled = [pickle.dumps(item, protocol=5) for item in items]
+    chunks = [pickled[part[0] : part[-1] + 1] for part in np.array_split(np.arange(len(items)), count)]
+    options = {
+        "schema_version": SCHEMA_VERSION,
+        "source": reader.source,
+        "split": split,
+        "seed": seed,
+        "images": len(items),
+        "rows_per_group": rows_per_group,
+        "groups_per_shard": groups_per_shard,
+    }
+    if _begin(out, {**options, "items_sha256": hashlib.sha256(b"".join(pickled)).hexdigest()}):
+        return load_manifest(out)
+
+    limit = max_bad_fraction * total
+    done = _finished(out, count)
+    bad = len(doubles) + sum(_bad_images(result) for result in done.values())
+    kept = sum(len(chunks[index]) for index in done)
+    todo = [{"shard": i, "items": pickle.dumps(chunks[i])} for i in range(count) if i not in done]
+    if todo:
+        runtime.connect()
+        progress = runtime.Progress(f"prepare {reader.source}", len(items), "images", done=kept)
+        job = Job(reader, out, rows_per_group)
+        for result in _run(todo, job):
+            done[result["shard"]] = result
+            bad += _bad_images(result)
+            progress.update(len(chunks[result["shard"]]), note=f"{bad} set aside" if bad else "")
+            if bad > limit:  # no later image can mend this
+                break
+        progress.close()
+
+    results = [done[i] for i in sorted(done)]
+    rejected = doubles + [reject for result in results for reject in result["rejected"]]
+    _write_rejected(out, rejected)
+    reasons = Counter(reject["reason"] for reject in rejected)
+    seen = sum(len(chunks[i]) for i in done) + len(doubles)
+    if bad > limit:
+        raise UserError(
+            f"{bad} of {seen} images are bad, more than --max-bad-fraction {max_bad_fraction:g} of {total} allows: "
+            f"{_list(reasons)}. They are listed in {storage.join(out, REJECTED)}. Mend them or allow more; "
+            "the same command then continues."
+        )
+    shards = [ShardInfo(**result["info"]) for result in results if result["info"]]
+    left_out = Counter(reader.left_out)
+    for result in results:
+        left_out.update(result["skipped"])
+    if not shards:
+        raise UserError(f"{reader.source}: none of {total} images can be used: {_list(reasons + left_out)}.")
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name or out.rsplit("/", 1)[-1],
+        source=reader.source,
+        split=split,
+        rows=sum(sum(shard.row_groups) for shard in shards),
+        objects=sum(result["objects"] for result in results),
+        shards=shards,
+        rejected=dict(sorted(reasons.items())),
+        left_out={reason: n for reason, n in sorted(left_out.items()) if n},
+    )
+    storage.write_bytes(storage.join(out, MANIFEST), manifest.to_json())
+    return manifest
+
+
+def _run(todo: list[dict[str, Any]], job: Job) -> Any:
+    """Results of the shards, each as soon as it is written."""
+    context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    plan = ray.data.from_items(todo, override_num_blocks=len(todo))
+    task: Any = write_shard  # Ray's type of a batch function has no keyword arguments
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # it has no other way to bound the retries yet
+        written = plan.map_batches(
+            task, batch_size=1, batch_format="numpy", fn_kwargs={"job": job}, num_cpus=1, max_retries=TASK_RETRIES
+        )
+    for row in written.iter_rows():
+        yield json.loads(row["result"])
+
+
+def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
+    """Ray task: read the items of one shard, write it, and leave its result beside it as JSON.
+
+    Returns:
+        {"result": [JSON text]} with shard, rows' ShardInfo (null when no row is good), objects, rejected, skipped.
+    """
+    index = int(batch["shard"][0])
+    rows: list[Row] = []
+    rejected: list[dict[str, str]] = []
+    skipped: Counter[str] = Counter()
+    for item in map(pickle.loads, pickle.loads(batch["items"][0])):
+        aside: list[BadRow] = []
+        try:
+            rows.append(job.reader.read(item, aside))
+        except Skipped as skip:
+            skipped[skip.reason] += 1
+        except BadRow as bad:
+            aside.append(bad)
+        rejected += [_reject(job.reader, item, bad) for bad in aside]
+    path = f"shard-{index:05d}.parquet"
+    result = {
+        "shard": index,
+        "info": asdict(_write_rows(rows, job, path)) if rows else None,
+        "objects": sum(len(row.objects) for row in rows),
+        "rejected": rejected,
+        "skipped": dict(skipped),
+    }
+    text = json.dumps(result)
+    storage.write_bytes(_beside(job.out, path), text.encode())
+    return {"result": [text]}
+
+
+def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:
+    groups = [part.tolist() for part in np.array_split(np.arange(len(rows)), math.ceil(len(rows) / job.rows_per_group))]
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer, SCHEMA, compression=COMPRESSION, use_dictionary=False, write_statistics=False, write_page_checksum=True
+    ) as writer:
+        for group in groups:
+            writer.write_table(table([rows[i] for i in group]), row_group_size=len(group))
+    data = buffer.getvalue()
+    storage.write_bytes(storage.join(job.out, path), data)
+    return ShardInfo(
+        path=path,
+        row_groups=[len(group) for group in groups],
+        weights=[float(sum(rows[i].weight for i in group)) for group in groups],
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _reject(reader: Reader, item: Any, bad: BadRow) -> dict[str, str]:
+    name, path = reader.name_of(item), reader.path_of(item)
+    return {"image_id": name, "reason": bad.reason, "detail": bad.detail, "path": path}
+
+
+def _bad_images(result: dict[str, Any]) -> int:
+    return len({reject["image_id"] for reject in result["rejected"]})
+
+
+def _beside(out: str, path: str) -> str:
+    return storage.join(out, path.replace(".parquet", ".json"))
+
+
+def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[str, str]]]:
+    """Items without those whose image_id came before, and the rejects these make."""
+    seen: set[str] = set()
+    good, doubles = [], []
+    for item in items:
+        if reader.name_of(item) in seen:
+            doubles.append(_reject(reader, item, BadRow(TWICE)))
+        else:
+            seen.add(reader.name_of(item))
+            good.append(item)
+    return good, doubles
+
+
+def _begin(out: str, plan: dict[str, Any]) -> bool:
+    """Note the plan in `out`, or compare it with the one that is there; True when that one is finished."""
+    files = file_sizes(out) if storage.is_folder(out) else {}
+    where = storage.join(out, PLAN)
+    if PLAN in files:
+        before = json.loads(storage.read_bytes(where))
+        if before == plan:
+            return MANIFEST in files
+        differ = [key for key in plan if before.get(key) != plan[key]]
+        seen = ", ".join(f"{key} {before.get(key)!r}, now {plan[key]!r}" for key in differ)
+        raise UserError(f"{out} holds another data set or one begun from other files: {seen}. Choose another --out.")
+    if files or (storage.exists(out) and not storage.is_folder(out)) or storage.list_folders(out):
+        raise UserError(f"{out} holds something else than prepared data. Choose an empty or new folder for --out.")
+    storage.write_bytes(where, (json.dumps(plan, indent=1) + "\n").encode())
+    return False
+
+
+def _finished(out: str, count: int) -> dict[int, dict[str, Any]]:
+    """Results of the shards that an earlier run finished.
+
+    When that run failed for bad images, the shards that have some are converted again: the images may be mended.
+    """
+    sizes = file_sizes(out)
+    done = {}
+    for index in range(count):
+        path = f"shard-{index:05d}.parquet"
+        if path.replace(".parquet", ".json") not in sizes:
+            continue
+        result = json.loads(storage.read_bytes(_beside(out, path)))
+        whole = result["info"] is None or sizes.get(path) == result["info"]["bytes"]
+        if whole and not (result["rejected"] and REJECTED in sizes):
+            done[index] = result
+    return done
+
+
+def _write_rejected(out: str, rejected: list[dict[str, str]]) -> None:
+    where = storage.join(out, REJECTED)
+    if not rejected:
+        storage.remove(where)
+        return
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rejected, schema=REJECTED_SCHEMA), buffer)
+    storage.write_bytes(where, buffer.getvalue())
+
+
+def _list(reasons: Counter[str]) -> str:
+    return ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common()) or "nothing was found"

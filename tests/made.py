@@ -1,0 +1,87 @@
+"""Small made things that several tests start from: prepared data without Ray, and a checkpoint of a small model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+
+from pipeline import config_io
+from pipeline.config import Cfr, Data, Model, TrainConfig
+from pipeline.data.manifest import MANIFEST, Manifest, ShardInfo
+from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, table
+from pipeline.model.checkpoints import FORMAT, MODEL, STATE
+from pipeline.model.segmenter import ClickSegmenter
+
+SIDE = 64
+
+
+def rows_of_blobs(count: int, seed: int = 0, size: tuple[int, int] = (72, 88), objects: int = 2) -> list[Row]:
+    """Pictures of noise with ellipses, `objects` of them side by side in each."""
+    rows = []
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        labels = np.zeros(size, np.uint8)
+        image = rng.integers(0, 120, (*size, 3), dtype=np.uint8)
+        width = size[1] // objects
+        for label in range(1, objects + 1):
+            center = (int(width * (label - 0.5)), int(rng.integers(25, size[0] - 25)))
+            axes = (int(rng.integers(8, width // 2)), int(rng.integers(8, 22)))
+            cv2.ellipse(labels, center, axes, float(rng.integers(0, 180)), 0, 360, label, -1)
+            image[labels == label] += rng.integers(40, 120, 3, dtype=np.uint8)
+        infos = [ObjectInfo(0, k, -1, int((labels == k).sum())) for k in range(1, objects + 1)]
+        data = cv2.imencode(".png", image)[1].tobytes()
+        rows.append(Row(f"blob-{index:03d}", data, *size, [encode_map(labels)], infos, source="made"))
+    return rows
+
+
+def write_dataset(folder: Path, rows: Sequence[Row], rows_per_group: int = 4) -> str:
+    """Rows as a prepared data set of one shard; returns its URI."""
+    groups = [list(rows[i : i + rows_per_group]) for i in range(0, len(rows), rows_per_group)]
+    buffer = io.BytesIO()
+    pq.write_table(table(list(rows)), buffer, row_group_size=rows_per_group, write_page_checksum=True)
+    data = buffer.getvalue()
+    folder.mkdir(parents=True)
+    (folder / "shard-00000.parquet").write_bytes(data)
+    weights = [float(sum(row.weight for row in group)) for group in groups]
+    shard = ShardInfo(
+        "shard-00000.parquet", [len(g) for g in groups], weights, len(data), hashlib.sha256(data).hexdigest()
+    )
+    objects = sum(len(row.objects) for row in rows)
+    manifest = Manifest(SCHEMA_VERSION, folder.name, "made", "", len(rows), objects, [shard])
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    return str(folder)
+
+
+def small_config() -> TrainConfig:
+    """A model of some thousand weights at 64 pixels."""
+    model = Model(patch=16, dim=32, depth=4, heads=2, neck_dims=(8, 8, 16, 16), head_dim=16, train_size=SIDE)
+    return TrainConfig(model=model, data=Data(crop=SIDE), cfr=Cfr(crop=SIDE))
+
+
+def small_model(seed: int = 0) -> ClickSegmenter:
+    """Random weights, large enough that the answer depends on image and clicks; evaluation mode."""
+    torch.manual_seed(seed)
+    model = ClickSegmenter(small_config().model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(1.5)
+    return model.eval()
+
+
+def write_checkpoint(folder: Path, seed: int = 0, mlflow_run: str | None = None) -> str:
+    """A checkpoint of `small_model` that can be evaluated (it has no optimizer state); returns its URI."""
+    folder.mkdir(parents=True)
+    (folder / MODEL).write_bytes(save({k: v.contiguous() for k, v in small_model(seed).state_dict().items()}))
+    state = {"format": FORMAT, "step": 7, "mlflow_run": mlflow_run, "config": config_io.to_dict(small_config())}
+    (folder / STATE).write_text(json.dumps(state))
+    return str(folder)
