@@ -1,0 +1,1 @@
+"""Training-time augmentation: geometry, colour and SUEM copy-paste."""
