@@ -155,6 +155,7 @@ class Optim:
     eps: float = 1e-8
     milestones: tuple[int, ...] = ()  # Epochs after which the rate is multiplied by `factor`
     factor: float = 0.1
+    warmup_steps: int = 0  # Steps over which the rate rises linearly from 0; published recipes have none
     layer_decay: float = 1.0  # Rate of block i is lr * layer_decay ** (depth - i); 1: off
     weight_decay: float = 0.0
     """Adam's coupled weight decay; with layer_decay, not on 1-d backbone parameters and position embeddings."""

@@ -28,7 +28,10 @@ def _filesystem(scheme: str) -> pafs.FileSystem:
     if scheme in ("", "file"):
         return pafs.LocalFileSystem()
     if scheme == "s3":
-        return pafs.S3FileSystem(retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS))
+        # Not every pyarrow reads the endpoint from the environment, as every other AWS client does.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+        return pafs.S3FileSystem(retry_strategy=retries, endpoint_override=endpoint)
     if scheme == "gs":
         return pafs.GcsFileSystem()
     raise UserError(f"{scheme}:// is not a kind of storage we know; use a local path, s3:// or gs://.")

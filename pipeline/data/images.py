@@ -56,8 +56,9 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 def check_whole(data: bytes) -> None:
     """Check that the compressed data holds every pixel; OpenCV may fill what is missing with grey and say nothing.
 
-    (Not for PNG: there OpenCV itself reads on to the end and refuses a cut file.) A JPEG cut and closed again with an end marker is found too: bytes put before that marker change nothing in a whole
-    picture, but are read as picture data in a cut one.
+    (Not for PNG: there OpenCV itself reads on to the end and refuses a cut file.) A JPEG cut and closed again with an
+    end marker is found too: bytes put before that marker change nothing in a whole picture, but are read as picture
+    data in a cut one.
 
     Raises:
         OSError, SyntaxError, ValueError: it does not (Pillow's errors, or ours).

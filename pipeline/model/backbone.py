@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,13 @@ def resize_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Te
     return resized.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+class Norm(nn.LayerNorm):
+    """LayerNorm with the eps of MAE and SimpleClick."""
+
+    def __init__(self, dim: int, **factory: Any) -> None:
+        super().__init__(dim, eps=1e-6, **factory)
+
+
 class Backbone(nn.Module):
     """ViT blocks over image tokens plus click tokens; no class token, no norm after the last block."""
 
@@ -62,10 +69,13 @@ class Backbone(nn.Module):
         )
         self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid, dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
-            [Block(dim, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm) for _ in range(depth)]
+            [Block(dim, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=Norm) for _ in range(depth)]
         )
+        for module in self.blocks.modules():  # as MAE does; only what starts without MAE weights sees it
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
     def forward(self, image: torch.Tensor, click_tokens: torch.Tensor) -> torch.Tensor:
         """Normalised image (B, 3, H, W) and click tokens (B, T, D) to features (B, D, H/patch, W/patch)."""

@@ -7,13 +7,28 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import config
-from pipeline.model.backbone import Backbone
+from pipeline.errors import UserError
+from pipeline.model.backbone import Backbone, windows_per_side
 from pipeline.model.click_embed import ClickEmbed
 from pipeline.model.head import MlpHead
 from pipeline.model.neck import SimplePyramid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def check_crop(model: config.Model, size: int, option: str) -> None:
+    """Whether the network takes inputs of `size` x `size` pixels.
+
+    Raises:
+        UserError: naming the option that says otherwise.
+    """
+    if size % model.patch:
+        raise UserError(f"{option} {size} is not a multiple of the network's patch ({model.patch}).")
+    try:
+        windows_per_side(size // model.patch, model.patch)
+    except ValueError as error:
+        raise UserError(f"{option} {size} does not fit the network: {error}.") from error
 
 
 class ClickSegmenter(nn.Module):

@@ -35,7 +35,7 @@ def test_training_click(case: dict) -> None:
     assert np.array_equal(region.pixels, ARRAYS[f"train_region_{i}"].astype(bool))
     assert region.positive == case["positive"]
     points = ARRAYS[f"train_points_{i}"]
-    after = add_click(points, Click(*case["drawn"], case["positive"]))
+    after = add_click(points, Click(case["drawn"][0], case["drawn"][1], case["positive"]))
     changed = np.flatnonzero((after != points).any(axis=1))
     assert changed.tolist() == [case["row"]]
     assert after[case["row"]].tolist() == [*case["drawn"], case["order"]]

@@ -1,0 +1,61 @@
+"""The whole pipeline, small, on made data: draw -> shards -> train -> evaluate CFR-0, CFR-1, CFR-4 -> report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from jobs import evaluate, prepare, train
+from pipeline import runtime, storage
+from pipeline.data.readers.synthetic import write_synthetic
+
+OUT = "runs/demo"
+STEPS = 240
+
+
+def job(args: list[str]) -> None:
+    out = storage.absolute(args[0] if args else OUT)
+    begin = time.monotonic()
+    raw = storage.join(out, "raw")
+    say(1, "drawing raw files in the COCO + LVIS layout", raw)
+    write_synthetic(raw, train=320, val=48, seed=0)
+    for split in ("train", "val"):
+        say(2, f"converting {split} to shards", storage.join(out, split))
+        prepare.job(["coco-lvis", "--root", raw, "--split", split, "--out", storage.join(out, split)])
+    say(3, f"training the recipe tiny for {STEPS} steps", storage.join(out, "train-tiny"))
+    run = storage.join(out, "train-tiny")
+    data = ["--data.train", storage.join(out, "train"), "--data.val", storage.join(out, "val")]
+    train.job(["tiny", *data, "--out", run, "--train.steps", str(STEPS)])
+    say(4, "evaluating CFR-0, CFR-1 and CFR-4 on unseen objects", storage.join(out, "eval-tiny"))
+    report = storage.join(out, "eval-tiny")
+    raw_eval = f"synthetic-eval={storage.join(raw, 'eval')}"
+    evaluate.job(["--checkpoint", run, "--data", raw_eval, "--cfr-steps", "0", "1", "4", "--out", report])
+    untrained = storage.join(out, "eval-untrained")
+    start = storage.join(run, "checkpoints", "step_00000000")
+    evaluate.job(["--checkpoint", start, "--data", raw_eval, "--cfr-steps", "0", "--out", untrained])
+    finish(report, untrained, time.monotonic() - begin)
+
+
+def say(number: int, what: str, where: str) -> None:
+    print(f"\n[{number}/4] {what}: {os.path.relpath(where)}", flush=True)
+
+
+def finish(report: str, untrained: str, seconds: float) -> None:
+    """The table of the demo, and where to look."""
+    print(f"\n{'setting':<20}{'objects':>8}{'NoC@80':>8}{'NoC@90':>8}{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
+    for name, folder in (("untrained", untrained), ("tiny", report)):
+        for s in json.loads(storage.read_bytes(storage.join(folder, "summary.json")))["results"]:
+            setting = f"{name} CFR-{s['cfr_steps']}"
+            print(
+                f"{setting:<20}{s['objects']:>8}{s['noc']['80']:>8.2f}{s['noc']['90']:>8.2f}"
+                f"{s['mean_iou'][0]:>8.3f}{s['mean_iou'][4]:>8.3f}{s['seconds_per_click']:>9.3f}"
+            )
+    print(f"\nDone in {runtime.duration(seconds)}. Report: {os.path.relpath(storage.join(report, 'report.html'))}")
+    python = os.path.relpath(sys.executable)
+    print(f"MLflow: {python} -m mlflow ui --backend-store-uri sqlite:///mlflow.db, then open http://127.0.0.1:5000")
+
+
+if __name__ == "__main__":
+    runtime.main(job)

@@ -1,0 +1,124 @@
+"""What the evaluation job shows of its results: report, MLflow run, table on the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import config, storage
+from pipeline.evaluate.job import Evaluation
+from pipeline.evaluate.plan import Setting
+from pipeline.evaluate.request import Checked, options
+from pipeline.evaluate.views import view
+from pipeline.report.environment import describe_environment
+from pipeline.report.overlay import object_strip
+from pipeline.report.report import ObjectPicture, pick_objects, write_report
+from pipeline.report.settings import setting_name
+from pipeline.report.tracking import Run, open_run, resolve_tracking
+
+RUN_ID = "mlflow_run"  # file below a remote output folder
+
+
+class EvaluationLog:
+    """The tracking side of one evaluation."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def about(self) -> dict[str, Any]:
+        """What the summary says besides the results."""
+        environment = describe_environment()
+        return {"environment": environment, "command": environment["command"], "mlflow_run": self.run.run_id}
+
+    def report(self, evaluation: Evaluation) -> None:
+        """Write the report beside the results; the same goes to MLflow."""
+        pictures = [
+            _picture(row, kind, evaluation)
+            for kind, rows in zip(("worst", "typical"), pick_objects(evaluation.objects), strict=True)
+            for row in rows
+        ]
+        with tempfile.TemporaryDirectory(prefix="cfr-icl-") as folder:
+            for path in write_report(folder, evaluation.summary, evaluation.objects, pictures):
+                inside = Path(path).relative_to(folder)
+                storage.write_bytes(storage.join(evaluation.out, *inside.parts), Path(path).read_bytes())
+                self.run.file(path, folder=str(inside.parent) if inside.parent.parts else "")
+        self.run.text(json.dumps(evaluation.summary, indent=1), "summary.json")
+        for entry in evaluation.summary["results"]:
+            if entry["objects"]:
+                self.run.metrics(_final_metrics(entry))
+                for clicks, value in enumerate(entry["mean_iou"], start=1):
+                    self.run.metrics({f"{_prefix(entry)}/mean_iou": value}, step=clicks)
+
+
+@contextlib.contextmanager
+def tracked(checked: Checked, tracking: config.Tracking) -> Iterator[EvaluationLog]:
+    """An evaluation's MLflow run; the same output folder continues the same run."""
+    info, out = checked.checkpoint, checked.out
+    local = not storage.scheme_of(out)
+    spool = Path(out if local else tempfile.mkdtemp(prefix="cfr-icl-")) / "tracking-spool"
+    tags = {"out": out, "checkpoint": info.uri, "checkpoint_sha256": info.sha256}
+    if info.mlflow_run:
+        tags["training_run"] = info.mlflow_run
+    if info.config:
+        tags["recipe"] = info.config.recipe
+    remembered = storage.join(out, RUN_ID)  # a scratch spool does not outlast this process
+    steps, data = list(checked.request.steps), [source.name for source in checked.sources]
+    with open_run(
+        resolve_tracking(tracking, fallback_root=out.rsplit("/", 1)[0]),
+        kind="evaluate",
+        name=f"evaluate {out.rsplit('/', 1)[-1]}",
+        params={**options(checked.request), "cfr.steps": steps, "data": data},
+        tags=tags,
+        spool=spool,
+        run_id=None if local or not storage.exists(remembered) else storage.read_bytes(remembered).decode(),
+    ) as run:
+        if not local and run.run_id:
+            storage.write_bytes(remembered, run.run_id.encode())
+        yield EvaluationLog(run)
+
+
+def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPicture:
+    seen = view(row, evaluation.items, evaluation.parts)
+    return ObjectPicture(
+        dataset=row["dataset"],
+        image_id=row["image_id"],
+        object_id=row["object_id"],
+        setting=setting_name(row["cfr_steps"], row["cfr_clicks"], row["adaptive"]),
+        iou=row["iou"][-1],
+        strip=object_strip(seen.image, seen.truth, seen.clicks, seen.masks, seen.ious),
+        kind=kind,
+    )
+
+
+def _prefix(entry: dict[str, Any]) -> str:
+    return f"{entry['dataset']}/{Setting(entry['cfr_steps'], entry['cfr_clicks'], entry['adaptive']).label}"
+
+
+def _final_metrics(entry: dict[str, Any]) -> dict[str, float]:
+    values = {f"noc{level}": value for level, value in entry["noc"].items()}
+    values |= {f"nof{level}": float(value) for level, value in entry["nof"].items()}
+    values |= {f"iou{clicks}": value for clicks, value in entry["iou_at"].items()}
+    values |= {name: float(entry[name]) for name in ("objects", "seconds_per_click", "objects_per_second")}
+    return {f"{_prefix(entry)}/{name}": value for name, value in values.items()}
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    """The main figures, one line per data set and setting."""
+    print(
+        f"\n{'data set':<16}{'setting':<12}{'objects':>8}{'NoC@80':>8}{'NoC@85':>8}{'NoC@90':>8}{'NoC@95':>8}", end=""
+    )
+    print(f"{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
+    for entry in summary["results"]:
+        label = setting_name(entry["cfr_steps"], entry["cfr_clicks"], entry["adaptive"])
+        print(f"{entry['dataset']:<16}{label:<12}{entry['objects']:>8}", end="")
+        if entry["objects"]:
+            cells = [entry["noc"].get(level) for level in ("80", "85", "90", "95")]
+            print("".join(f"{'-' if value is None else f'{value:.2f}':>8}" for value in cells), end="")
+            cells = [entry["iou_at"].get(clicks) for clicks in ("1", "5")]
+            print("".join(f"{'-' if value is None else f'{value:.3f}':>8}" for value in cells), end="")
+            print(f"{entry['seconds_per_click']:>9.3f}", end="")
+        print()

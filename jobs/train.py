@@ -1,0 +1,91 @@
+"""Train a recipe: python -m jobs.train RECIPE --data.train URI [--data.val URI] --out URI [--dotted.option VALUE ...]
+
+The same command again continues the run. `--help` after a recipe lists every option with its value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from functools import partial
+
+from jobs.recipes import RECIPES
+from jobs.training_log import TrainingLog
+from pipeline import config, config_io, runtime, storage
+from pipeline.data.manifest import load_manifest
+from pipeline.errors import UserError, did_you_mean
+from pipeline.evaluate.validate import validate, validation_rows
+from pipeline.model.checkpoints import load_model
+from pipeline.model.segmenter import ClickSegmenter, check_crop
+from pipeline.report.tracking import resolve_tracking
+from pipeline.train.launch import fit
+from pipeline.train.run_folder import open_folder
+from pipeline.train.state import complete_checkpoints, step_of
+
+
+def parse(args: list[str]) -> config.TrainConfig:
+    """A recipe's config with the command line's overrides; paths made absolute."""
+    known = ", ".join(RECIPES)
+    if not args or args[0] in ("-h", "--help"):
+        print(f"{__doc__}\nRecipes: {known}", file=sys.stderr if not args else sys.stdout)
+        sys.exit(0 if args else 2)
+    if args[0] not in RECIPES:
+        raise UserError(f"There is no recipe {args[0]!r}.{did_you_mean(args[0], RECIPES)} Recipes: {known}.")
+    import tyro
+
+    recipe = RECIPES[args[0]]
+    run: config.TrainConfig = tyro.cli(
+        config.TrainConfig,
+        prog=f"jobs.train {args[0]}",
+        description=recipe.__doc__,
+        default=recipe(),
+        args=args[1:],
+    )
+    for name in ("out", "data.train"):
+        if not config_io.flatten(run)[name]:
+            raise UserError(
+                f"--{name} is missing: say where {'to write the run' if name == 'out' else 'the shards are'}."
+            )
+    uris = {
+        n: storage.absolute(v)
+        for n in ("out", "data.train", "data.val", "model.start")
+        if (v := config_io.flatten(run)[n])
+    }
+    return config_io.replace(run, **uris)
+
+
+def validate_share(
+    model: ClickSegmenter, rank: int, world: int, run: config.TrainConfig
+) -> tuple[int, dict[str, float]]:
+    """One rank's share of the validation objects: their number and mean metrics (`pipeline.train.loop.Validate`)."""
+    rows = validation_rows(run.data.val, run.train.val_objects)[rank::world]
+    share = -(-run.train.val_objects // world)
+    scores = validate(model, rows, config_io.replace(run, **{"train.val_objects": share}))
+    return int(scores.pop("objects")), scores
+
+
+def job(args: list[str]) -> None:
+    run = parse(args)
+    check_crop(run.model, run.data.crop, "--data.crop")
+    check_crop(run.model, run.cfr.crop, "--cfr.crop")
+    manifests = [load_manifest(uri) for uri in (run.data.train, run.data.val) if uri]
+    if run.model.start:
+        load_model(run.model.start)
+    tracking = resolve_tracking(run.tracking, fallback_root=run.out.rsplit("/", 1)[0])
+    run = dataclasses.replace(run, tracking=tracking)
+    begun = open_folder(run)
+    done = step_of(complete_checkpoints(run.out)[-1]) if complete_checkpoints(run.out) else 0
+    if done >= run.total_steps:
+        print(f"{run.out} is complete: {done} steps. Raise --train.steps to train on, or choose another --out.")
+        return
+    print(f"{'continuing' if begun else 'training'} {run.recipe} at step {done} of {run.total_steps}: {run.out}")
+    print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
+    runtime.connect()
+    with TrainingLog(run, done) as log:
+        fit(run, partial(validate_share, run=run) if run.data.val else None, log.on_event, log.run_id)
+    print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
+
+
+if __name__ == "__main__":
+    runtime.main(job)

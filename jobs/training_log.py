@@ -1,0 +1,92 @@
+"""What the training job does with rank 0's news: progress, metrics file, pictures, MLflow."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline import config, config_io, runtime, storage
+from pipeline.clicks.encode import decode
+from pipeline.report.overlay import overlay, strip, training_picture
+from pipeline.report.plots import learning_curves
+from pipeline.report.tracking import open_run
+from pipeline.train.relay import Event
+from pipeline.train.run_folder import MetricsFile
+
+
+class TrainingLog:
+    """Context of a run: one MLflow run however often the training is continued."""
+
+    def __init__(self, run: config.TrainConfig, first_step: int) -> None:
+        self.run = run
+        self.metrics = MetricsFile(run.out, first_step)
+        self.progress = runtime.Progress("training", run.total_steps, "steps", done=first_step)
+        local = not storage.scheme_of(run.out)
+        self.spool = Path(run.out if local else tempfile.mkdtemp(prefix="cfr-icl-")) / "tracking-spool"
+
+    def __enter__(self) -> TrainingLog:
+        run = self.run
+        self.tracked = open_run(
+            run.tracking,
+            kind="train",
+            name=run.tracking.name or f"{run.recipe} {run.out.rsplit('/', 1)[-1]}",
+            params=config_io.flatten(run),
+            tags={"out": run.out, "recipe": run.recipe},
+            spool=self.spool,
+        )
+        self.tracked.text(json.dumps(config_io.to_dict(run), indent=1), "config.json")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.close()
+        self.metrics.save()
+        if any("train/loss" in row for row in self.metrics.lines):
+            self.tracked.figure(learning_curves(self.metrics.lines), "learning_curves.png")
+        self.tracked.close("FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED")
+
+    @property
+    def run_id(self) -> str | None:
+        return self.tracked.run_id
+
+    def last_scores(self) -> dict[str, float]:
+        """The last validation's metrics."""
+        rows = [row for row in self.metrics.lines if any(k.startswith("val/") for k in row)]
+        return {k: v for k, v in rows[-1].items() if k.startswith("val/")} if rows else {}
+
+    def on_event(self, event: Event) -> None:
+        if event.kind == "metrics" and event.payload:
+            self.metrics.add(event.step, event.payload)
+            self.tracked.metrics(event.payload, event.step)
+            shown = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
+            note = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
+            self.progress.update(event.step - self.progress.done, note)
+        elif event.kind == "checkpoint":
+            self.metrics.save()
+            self.tracked.tags({"checkpoint": event.payload, "checkpoint_step": str(event.step)})
+        elif event.kind == "pictures":
+            for name, picture in _pictures(event.payload).items():
+                data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+                storage.write_bytes(storage.join(self.run.out, "pictures", f"{name}_{event.step:08d}.png"), data)
+                self.tracked.image(picture, f"{name}/step_{event.step:08d}.png")
+
+
+def _pictures(payload: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Contact sheets: samples with target and first clicks; predictions with the clicks they were made from."""
+    predictions = [
+        overlay(image, prob > 0.49, target, decode(points))
+        for image, prob, target, points in zip(
+            payload["images"], payload["probs"], payload["targets"], payload["last_points"], strict=True
+        )
+    ]
+    return {
+        "samples": training_picture(payload["images"], payload["targets"], payload["points"]),
+        "predictions": strip(predictions, ["" for _ in predictions]),
+    }

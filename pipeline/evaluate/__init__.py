@@ -1,0 +1,1 @@
+"""CFR inference, metrics and the evaluation job."""

@@ -1,0 +1,139 @@
+"""CFR-n on one object, as a session that can advance beside many others.
+
+    session = Session(image, truth, cfr, rules, device)      # the first click is placed
+    while not session.done:
+        run = session.next_input()                            # crop, previous map and clicks of one forward pass
+        session.accept(model(run.image, run.prev_mask, run.points))
+        if session.run_ended:                                 # the click's last refinement is in
+            session.end_click()                               # IoU and next click: NumPy only, any thread
+
+Outer loop: clicks. Inner loop: n + 1 runs per click, each fed the probability map of the run before (paper, CFR).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.clicks.encode import Click, encode
+from pipeline.clicks.simulate import next_click_center
+from pipeline.config import Cfr, Eval
+from pipeline.evaluate import zoom
+from pipeline.evaluate.metrics import iou
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """Input of one forward pass of one object; K = 2 with the mirror image second, else 1.
+
+    Attributes:
+        image: (K, 3, S, S) float32 RGB in [0, 1], on the session's device.
+        prev_mask: (K, 1, S, S) float32 probabilities, on the session's device.
+        points: (K, 2N, 3) float32, on the CPU.
+    """
+
+    image: torch.Tensor
+    prev_mask: torch.Tensor
+    points: torch.Tensor
+
+
+class Session:
+    """One object being clicked.
+
+    Attributes:
+        clicks: clicks so far, image coordinates.
+        ious: IoU after each finished click, double precision.
+        forwards: forward passes of each click (one counts once, though it may hold the mirror image too).
+        rois: the region of interest in force at the last run of each finished click.
+        probability: (H, W) float32 on the device: map of the last run; zeros before the first.
+        mask: (H, W) bool: binary mask after the last finished click.
+        done: no further run is wanted.
+        run_ended: the runs of the current click are over and `end_click` is due.
+    """
+
+    def __init__(
+        self, image: np.ndarray, truth: np.ndarray, cfr: Cfr, rules: Eval, device: torch.device | str = "cpu"
+    ) -> None:
+        """Convert the image once and place the first click.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            truth: (H, W) int8, 1 object (at least one pixel), 0 background, -1 ignore.
+            cfr: the inner loop and the zoom-in.
+            rules: when the object ends.
+            device: where crops are made and maps are kept.
+        """
+        self.cfr, self.rules, self.truth = cfr, rules, truth
+        self.size: tuple[int, int] = (truth.shape[0], truth.shape[1])
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        self.image = pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0)
+        self.probability = torch.zeros(self.size, dtype=torch.float32, device=device)
+        self.mask = np.zeros(self.size, bool)
+        self.clicks: list[Click] = [next_click_center(truth, self.mask, [])]
+        self.ious: list[float] = []
+        self.forwards: list[int] = []
+        self.rois: list[zoom.Box] = []
+        self.done = False
+        self.run_ended = False
+        self._roi: zoom.Box | None = None
+        self._crop: torch.Tensor | None = None  # the image's crop at this ROI
+        self._runs = 0  # runs of the current click
+        self._device_mask: torch.Tensor | None = None  # binary mask of the run before, same click
+
+    def next_input(self) -> RunInput:
+        """Decide the ROI anew and cut the input of the next run."""
+        seen = self.probability if self._roi is not None else None
+        roi = zoom.next_roi(self._roi, seen, self.clicks, self.size, self.cfr)
+        side = self.cfr.crop
+        if self._crop is None or roi != self._roi:
+            self._crop = self._with_mirror(zoom.crop_resize(self.image, roi, side))
+        self._roi = roi
+        prev_mask = self._with_mirror(zoom.crop_resize(self.probability[None], roi, side))
+        clicks = [zoom.scale_click(click, roi, side) for click in self.clicks]
+        points = encode(clicks)[None]
+        if self.cfr.flip:
+            # Mirrored as clicks, not as encoded rows: a click up and left of the crop vanishes, its mirror image need
+            # not.
+            points = np.concatenate([points, encode([zoom.mirror_click(click, side) for click in clicks])[None]])
+        return RunInput(self._crop, prev_mask, torch.from_numpy(points))
+
+    def _with_mirror(self, maps: torch.Tensor) -> torch.Tensor:
+        """(1, C, S, S) maps followed by their mirror image, when cfr.flip."""
+        return torch.cat([maps, maps.flip(3)]) if self.cfr.flip else maps
+
+    def accept(self, logits: torch.Tensor) -> None:
+        """Take the (K, 1, S, S) float32 logits of the run that `next_input` described."""
+        assert self._roi is not None and not self.run_ended, "accept() follows next_input()"
+        if self.cfr.flip:
+            logits = 0.5 * (logits[:1] + logits[1:].flip(3))
+        self.probability = zoom.paste_back(torch.sigmoid(logits), self._roi, self.size)
+        self._runs += 1
+        device_mask = self.probability > self.cfr.threshold
+        if self._refine_again(device_mask):
+            self._device_mask = device_mask
+            return
+        self._device_mask = None
+        self.mask = device_mask.cpu().numpy()
+        self.run_ended = True
+
+    def _refine_again(self, device_mask: torch.Tensor) -> bool:
+        if len(self.clicks) > self.cfr.clicks or self._runs > self.cfr.steps:
+            return False
+        if self.cfr.adaptive and self._device_mask is not None:
+            changed = int((device_mask != self._device_mask).sum())
+            return changed > self.cfr.adaptive_pixels
+        return True
+
+    def end_click(self) -> None:
+        """Measure the click that ended and place the next one, or be done."""
+        assert self.run_ended and self._roi is not None, "end_click() follows the last run of a click"
+        self.ious.append(iou(self.truth, self.mask))
+        self.forwards.append(self._runs)
+        self.rois.append(self._roi)
+        self._runs, self.run_ended = 0, False
+        reached = self.ious[-1] >= self.rules.target_iou and not self.rules.full_curve
+        self.done = reached or len(self.clicks) == self.rules.max_clicks
+        if not self.done:
+            self.clicks.append(next_click_center(self.truth, self.mask, self.clicks))

@@ -1,0 +1,165 @@
+"""What is evaluated: settings, and the objects of prepared data sets cut into plan items.
+
+A plan item is a few objects of one row group at one setting. It is the unit of work, of resuming and of loss: its
+results are one small file whose name depends on the item alone, so the same command finds what it has finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.data.manifest import load_manifest
+from pipeline.data.schema import ObjectInfo
+from pipeline.errors import UserError
+
+CHUNK = 8
+"""Objects of a plan item with batch size 1; a larger batch takes more, or its slots would stand empty at the end."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How often a click is refined: CFR-n, for which clicks, adaptive or not."""
+
+    steps: int
+    clicks: int
+    adaptive: bool
+
+    @property
+    def label(self) -> str:
+        """'cfr0', 'cfr4', 'acfr4'; with the number of clicks where it is not the published 1: 'cfr2x20'."""
+        return f"{'a' if self.adaptive else ''}cfr{self.steps}" + (f"x{self.clicks}" if self.clicks != 1 else "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One object: row `row` of a row group, and its index there.
+
+    Attributes:
+        row: position in the row group.
+        object_id: index in the row's object list.
+    """
+
+    row: int
+    image_id: str
+    object_id: int
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A prepared data set to evaluate on.
+
+    Attributes:
+        name: as the user calls it.
+        uri: of the shards.
+        source: what it was made from.
+        crop: side of the network's input.
+        groups: (shard path, row group, objects in it) in file order.
+        fingerprint: checksums of the shards.
+    """
+
+    name: str
+    uri: str
+    source: str
+    crop: int
+    groups: list[tuple[str, int, list[Place]]]
+    fingerprint: list[str]
+
+    @property
+    def objects(self) -> int:
+        return sum(len(places) for _, _, places in self.groups)
+
+    @property
+    def images(self) -> int:
+        return sum(len({place.row for place in places}) for _, _, places in self.groups)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A unit of work.
+
+    Attributes:
+        name: file name of its part, without suffix; unique in the plan.
+    """
+
+    name: str
+    dataset: str
+    uri: str
+    shard: str
+    group: int
+    places: list[Place]
+    setting: Setting
+    crop: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` is the inverse."""
+        places = [[p.row, p.image_id, p.object_id] for p in self.places]
+        return {**self.__dict__, "places": places, "setting": self.setting.__dict__}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Item:
+        places = [Place(*p) for p in values["places"]]
+        return Item(**{**values, "places": places, "setting": Setting(**values["setting"])})
+
+
+def is_evaluated(info: ObjectInfo) -> bool:
+    """Things are; stuff regions of a training set are no objects that a user would click."""
+    return info.kind == "thing"
+
+
+def open_dataset(name: str, uri: str, crop: int, limit: int = 0) -> DataSet:
+    """List the objects of prepared shards, the first `limit` of them (0: all).
+
+    Raises:
+        UserError: unfinished, damaged or empty data set (`data.manifest`).
+    """
+    manifest = load_manifest(uri)
+    groups: list[tuple[str, int, list[Place]]] = []
+    left = limit if limit > 0 else manifest.objects
+    for shard in manifest.shards:
+        for group in range(len(shard.row_groups)):
+            places = _places(uri, shard.path, group)[:left] if left > 0 else []
+            left -= len(places)
+            if places:
+                groups.append((shard.path, group, places))
+    return DataSet(name, uri, manifest.source, crop, groups, [shard.sha256 for shard in manifest.shards])
+
+
+def _places(uri: str, shard: str, group: int) -> list[Place]:
+    """The objects of a row group; reads their columns only."""
+    fs, path = storage.filesystem(storage.join(uri, shard))
+    try:
+        with fs.open_input_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            rows = parquet.read_row_group(group, columns=["image_id", "objects"]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"The shard {storage.join(uri, shard)} is damaged or cannot be reached: {error}.") from error
+    return [
+        Place(index, row["image_id"], object_id)
+        for index, row in enumerate(rows)
+        for object_id, info in enumerate(row["objects"])
+        if is_evaluated(ObjectInfo(**info))
+    ]
+
+
+def plan(datasets: Sequence[DataSet], settings: Sequence[Setting], batch_size: int) -> Iterator[Item]:
+    """Cut every row group's objects into even chunks; settings of a chunk follow one another (its rows stay cached)."""
+    most = max(CHUNK, 4 * batch_size)
+    for data in datasets:
+        index = 0
+        for shard, group, places in data.groups:
+            for chunk in _even(places, most):
+                for setting in settings:
+                    name = f"{data.name}-{setting.label}-{index:06d}"
+                    yield Item(name, data.name, data.uri, shard, group, chunk, setting, data.crop)
+                index += 1
+
+
+def _even(places: list[Place], most: int) -> Iterator[list[Place]]:
+    parts = -(-len(places) // most)
+    for k in range(parts):
+        yield places[k * len(places) // parts : (k + 1) * len(places) // parts]

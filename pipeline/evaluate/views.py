@@ -1,0 +1,58 @@
+"""One evaluated object to look at: picture, ground truth and the masks that its part kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.clicks.encode import Click
+from pipeline.data.images import decode_sample
+from pipeline.data.manifest import read_group
+from pipeline.evaluate.plan import Item
+from pipeline.evaluate.results import clicks_of, decode_mask, read_table
+
+
+@dataclass(frozen=True)
+class View:
+    """What a picture of one object needs.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) int8, 1 object, 0 background, -1 ignore.
+        clicks, ious: one per click.
+        masks: {number of clicks: (H, W) bool} after 1, 3, 5, 10, 20 clicks as far as they went, and after the last.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    clicks: list[Click]
+    ious: list[float]
+    masks: dict[int, np.ndarray]
+
+
+def view(row: dict[str, Any], items: list[Item], parts: dict[str, str]) -> View:
+    """Fetch an object of `objects.parquet` again.
+
+    Args:
+        row: a row of the table (`to_pylist`).
+        items: the evaluation's plan.
+        parts: URI of the part of every item, by item name.
+
+    Raises:
+        KeyError: no such object in the plan.
+        UserError: part or data set damaged.
+    """
+    for item in items:
+        setting = (item.dataset, item.setting.steps)
+        if setting != (row["dataset"], row["cfr_steps"]):
+            continue
+        for place in item.places:
+            if (place.image_id, place.object_id) == (row["image_id"], row["object_id"]):
+                sample = decode_sample(read_group(item.uri, item.shard, item.group)[place.row])
+                saved = read_table(parts[item.name], ["image_id", "object_id", "masks"]).to_pylist()
+                kept = next(p for p in saved if (p["image_id"], p["object_id"]) == (place.image_id, place.object_id))
+                masks = {m["clicks"]: decode_mask(m["png"]) for m in kept["masks"]}
+                return View(sample.image, sample.target(place.object_id), clicks_of(row), row["iou"], masks)
+    raise KeyError(f"{row['dataset']} {row['image_id']} object {row['object_id']} is not in the plan")

@@ -1,0 +1,291 @@
+"""The report of an evaluation: `report.md` with its pictures beside it, and `report.html` in one file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from pipeline.evaluate.metrics import IOU_AT, IOU_LEVELS, hold
+from pipeline.report import plots
+from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from pipeline.report.claims import CLAIMS, TOLERANCE, compare
+from pipeline.report.settings import dataset_rows, setting_name, setting_of
+
+__all__ = ["ObjectPicture", "pick_objects", "setting_name", "write_report"]
+
+FIGURES = "report-figures"
+JPEG_QUALITY = 88
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class ObjectPicture:
+    """The strip of one object (`overlay.object_strip`).
+
+    Attributes:
+        iou: after the last click.
+        strip: (H, W, 3) uint8 RGB.
+    """
+
+    dataset: str
+    image_id: str
+    object_id: int
+    setting: str
+    iou: float
+    strip: np.ndarray
+    kind: Literal["worst", "typical"] = "worst"
+
+
+def pick_objects(
+    objects: pa.Table, worst: int = 6, typical: int = 4
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Choose the objects to show: of the setting with the most CFR steps, spread evenly over the data sets.
+
+    An object's score is its mean IoU over all clicks; the worst have the lowest, typical ones lie nearest the median.
+
+    Args:
+        objects: table of `objects.parquet`.
+        worst, typical: how many of each at most.
+
+    Returns:
+        Rows of the table as dicts: the worst, worst first, and the typical; no object is in both.
+    """
+    if objects.num_rows == 0:
+        return [], []
+    setting = max({setting_of(row) for row in objects.select(["cfr_steps", "cfr_clicks", "adaptive"]).to_pylist()})
+    names = list(dict.fromkeys(objects["dataset"].to_pylist()))
+    ranked: list[list[tuple[float, dict[str, Any]]]] = []
+    for name in names:
+        rows = dataset_rows(objects, name, setting).to_pylist()
+        if rows:
+            held = hold([row["iou"] for row in rows], max(len(row["iou"]) for row in rows))
+            scores = held.mean(axis=1, dtype=np.float64)
+            ranked.append([(float(scores[i]), rows[i]) for i in np.argsort(scores, kind="stable")])
+    lowest = sorted(_in_turns(ranked, worst), key=lambda item: item[0])
+    taken = {id(row) for _, row in lowest}
+    middle = []
+    for ranking in ranked:
+        median = float(np.median([score for score, _ in ranking]))
+        left = [item for item in ranking if id(item[1]) not in taken]
+        middle.append(sorted(left, key=lambda item: abs(item[0] - median)))
+    return [row for _, row in lowest], [row for _, row in _in_turns(middle, typical)]
+
+
+def _in_turns(lists: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    """The first of each list, then the second of each, ...; `count` items at most."""
+    longest = max((len(items) for items in lists), default=0)
+    return [items[i] for i in range(longest) for items in lists if i < len(items)][:count]
+
+
+def write_report(
+    out: str | Path, summary: Mapping[str, Any], objects: pa.Table, pictures: Sequence[ObjectPicture]
+) -> list[Path]:
+    """Write the report of an evaluation.
+
+    Args:
+        out: local folder.
+        summary: content of `summary.json`.
+        objects: table of `objects.parquet`.
+        pictures: strips of the objects of `pick_objects`.
+
+    Returns:
+        The files written: report.md, report.html and the pictures of report.md.
+    """
+    out = Path(out)
+    name = summary["checkpoint"]["uri"].rstrip("/").rsplit("/", 1)[-1]
+    title = f"Evaluation of {name}"
+    blocks: list[Block] = [
+        Heading(title, 1),
+        Paragraph(_scope(summary)),
+        _header(summary),
+        Facts(sorted((k, str(v)) for k, v in summary["options"].items()), title="Options of the evaluation"),
+        Heading("Results"),
+        _results(summary["results"]),
+        *(Paragraph(text) for text in _legend(summary)),
+        *_plots(summary, objects),
+        *_strips("Worst objects", [p for p in pictures if p.kind == "worst"]),
+        *_strips("Typical objects", [p for p in pictures if p.kind == "typical"]),
+        Heading("Published figures"),
+        *_claims(summary),
+        Heading("Images and objects set aside"),
+        *_rejected(summary),
+    ]
+    files = {
+        out / "report.md": to_markdown(blocks, FIGURES).encode(),
+        out / "report.html": to_html(blocks, title).encode(),
+    }
+    files |= {out / FIGURES / block.name: block.data for block in blocks if isinstance(block, Picture)}
+    for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return list(files)
+
+
+def _scope(summary: Mapping[str, Any]) -> str:
+    """What was evaluated, in a sentence."""
+    results = summary["results"]
+    objects = {row["dataset"]: row["objects"] for row in results}
+    settings = list(dict.fromkeys(setting_name(*setting_of(row)) for row in results))
+    sets = "1 data set" if len(objects) == 1 else f"{len(objects)} data sets"
+    return f"{sum(objects.values())} objects of {sets} ({', '.join(objects)}), with {', '.join(settings)}."
+
+
+def _header(summary: Mapping[str, Any]) -> Facts:
+    checkpoint, environment = summary["checkpoint"], summary.get("environment", {})
+    commit = environment.get("git_commit")
+    machine = [f"{environment['cpus']} CPUs"] if "cpus" in environment else []
+    machine += environment.get("gpus", [])
+    versions = {"python": environment.get("python"), **environment.get("versions", {})}
+    rows = [
+        ("Checkpoint", checkpoint["uri"]),
+        ("SHA-256", checkpoint["sha256"]),
+        ("Format", {"cfr-icl": "this project's", "published": "published .pth"}[checkpoint["format"]]),
+        ("Recipe", checkpoint.get("recipe")),
+        ("Training step", checkpoint.get("step")),
+        ("Training run", checkpoint.get("mlflow_run")),
+        ("Command", summary.get("command")),
+        ("Date", summary.get("date")),
+        (
+            "Commit",
+            f"{commit}{' with uncommitted changes' if environment.get('git_dirty') else ''}" if commit else None,
+        ),
+        ("MLflow run", summary.get("mlflow_run")),
+        ("Machine", ", ".join(machine)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
+    ]
+    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
+    return Facts(shown, frozenset({"Checkpoint", "SHA-256", "Command", "Training run", "MLflow run"}))
+
+
+def _number(value: float | None, form: str) -> str:
+    return ABSENT if value is None else format(value, form)
+
+
+def _results(results: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for row in results:
+        noc, nof, curve = row.get("noc", {}), row.get("nof", {}), row.get("mean_iou", [])
+        cells = [row["dataset"], setting_name(*setting_of(row)), str(row["objects"])]
+        cells += [_number(noc.get(str(level)), ".2f") for level in IOU_LEVELS]
+        cells += [_number(nof.get(str(level)), "d") for level in IOU_LEVELS]
+        cells += [_number(curve[k - 1] if k <= len(curve) else None, ".3f") for k in IOU_AT]
+        cells += [_number(row.get("seconds_per_click"), ".3f"), _number(row.get("objects_per_second"), ".2f")]
+        rows.append(cells)
+    levels = [str(level) for level in IOU_LEVELS]
+    head = ["data set", "setting", "objects", *levels, *levels, *map(str, IOU_AT), "s/click", "objects/s"]
+    groups = [("", 3), ("NoC@", 4), ("NoF@", 4), ("IoU@", len(IOU_AT)), ("", 2)]
+    return Table(head, rows, text_columns=2, groups=groups)
+
+
+def _legend(summary: Mapping[str, Any]) -> list[str]:
+    clicks = summary["options"].get("eval.max_clicks", 20)
+    target = summary["options"].get("eval.target_iou", 0.95)
+    return [
+        f"NoC@q: mean number of clicks to reach IoU >= q %, where an object that never does counts {clicks}. "
+        f"NoF@q: objects whose NoC is {clicks}. IoU@k: mean IoU after k clicks; an object that reached the target IoU "
+        f"of {target} stops there and holds its last IoU.",
+        "s/click is wall time of the evaluation loop (decoding, click simulation and all forward passes) over all "
+        "clicks; s/click and objects/s are those of one inference process.",
+    ]
+
+
+def _level(results: Sequence[Mapping[str, Any]]) -> int | None:
+    """NoC@90 for the plots, or the highest level that was reported."""
+    known = [level for level in IOU_LEVELS if any(row.get("noc", {}).get(str(level)) is not None for row in results)]
+    return 90 if 90 in known else max(known, default=None)
+
+
+def _plots(summary: Mapping[str, Any], objects: pa.Table) -> list[Block]:
+    results, level = summary["results"], _level(summary["results"])
+    if level is None:
+        return []
+    clicks = int(summary["options"].get("eval.max_clicks", 20))
+    made: list[tuple[str, str, Callable[[], Figure | None]]] = [
+        ("iou.png", "Mean IoU after each click.", lambda: plots.iou_curves(results)),
+        (
+            "noc.png",
+            f"Number of clicks to IoU {level} %.",
+            lambda: plots.noc_histogram(results, objects, level, clicks),
+        ),
+        (
+            "refinement.png",
+            f"What refinement buys and costs: NoC@{level} against seconds per click.",
+            lambda: plots.cost_of_refinement(results, level),
+        ),
+    ]
+    blocks: list[Block] = [Heading("Plots")]
+    for name, caption, make in made:
+        if (figure := make()) is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png")
+            blocks.append(Picture(name, buffer.getvalue(), caption))
+    return blocks
+
+
+def _strips(title: str, pictures: Sequence[ObjectPicture]) -> list[Block]:
+    if not pictures:
+        return []
+    text = (
+        "Mask in blue, ground truth in yellow, ignored pixels grey; "
+        "numbered clicks, positive ones as green disks, negative ones as red squares."
+    )
+    blocks: list[Block] = [Heading(title), Paragraph(text)]
+    for i, picture in enumerate(pictures):
+        ok, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(picture.strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        )
+        if not ok:
+            raise ValueError(f"cannot encode the strip of {picture.image_id}")
+        caption = (
+            f"{picture.dataset}, image {picture.image_id}, object {picture.object_id}, {picture.setting}: "
+            f"final IoU {picture.iou:.3f}"
+        )
+        blocks.append(Picture(f"{picture.kind}-{i + 1:02d}.jpg", data.tobytes(), caption, picture.strip.shape[1]))
+    return blocks
+
+
+def _claims(summary: Mapping[str, Any]) -> list[Block]:
+    rows = []
+    for row in compare(CLAIMS, summary):
+        claim = row.claim
+        rows.append(
+            [
+                claim.benchmark,
+                f"{claim.model.system} CFR-{claim.cfr_steps} {claim.model.variant}",
+                claim.model.trained_on,
+                f"NoC@{claim.level}",
+                f"{claim.value:.2f}",
+                _number(row.measured, ".2f"),
+                row.status,
+                row.note,
+            ]
+        )
+    head = ["benchmark", "model", "trained on", "metric", "claimed", "measured", "status", "note"]
+    marks = {"verified": "good", "not verified": "bad", "not run": "none"}
+    text = (
+        "Figures claimed by the paper (arXiv 2303.05620) beside this evaluation; verified means within "
+        f"{TOLERANCE} clicks on all objects of the benchmark, with the same model, training set, CFR steps and options."
+    )
+    return [Paragraph(text), Table(head, rows, text_columns=len(head), marks=marks)]
+
+
+def _rejected(summary: Mapping[str, Any]) -> list[Block]:
+    rows = [
+        [dataset, reason, str(count)]
+        for dataset, reasons in summary.get("rejected", {}).items()
+        for reason, count in reasons.items()
+    ]
+    if not rows:
+        return [Paragraph("No image and no object was set aside.")]
+    return [
+        Paragraph("Images and objects that could not be used, by reason; each is listed in rejected.parquet."),
+        Table(["data set", "reason", "number"], rows, text_columns=2),
+    ]

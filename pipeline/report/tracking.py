@@ -1,0 +1,291 @@
+"""MLflow runs that never stop or slow the work they describe.
+
+What is logged is appended to a spool folder (`pipeline.report.spool`) and a background thread sends it
+(`pipeline.report.sender`), so a tracking server that is slow, down or restarted costs nothing but delay:
+
+    with open_run(tracking, kind="train", name="tiny", params=flatten(cfg), spool=f"{out}/tracking-spool") as run:
+        run.metrics({"loss": 0.3}, step=20)
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.report.environment import describe_environment, environment_tags, mask_credentials
+from pipeline.report.mlstore import clean_name, now_ms, sqlite_path, text_of
+from pipeline.report.sender import Sender, SenderThread
+from pipeline.report.spool import Identity, Journal, Lane, Spool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Run", "describe_environment", "open_run", "resolve_tracking", "sync"]
+
+Kind = Literal["prepare", "train", "evaluate", "tune"]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+# `ray job submit` unpacks the code to such a folder, which is removed some time after the job.
+_RAY_WORKING_DIR = "runtime_resources"
+
+
+def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> config.Tracking:
+    """`tracking` with its URI filled in, to be called once, in the driver.
+
+    The first of: `tracking.uri`, MLFLOW_TRACKING_URI, a SQLite store in the working folder. The working folder of a
+    submitted Ray job is temporary: the store is then made in `fallback_root`, a local folder, and a line says so.
+
+    Raises:
+        UserError: a file:// store, which MLflow 3 refuses, or a submitted job without a place for the store.
+    """
+    if not tracking.enabled:
+        return tracking
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        root = Path.cwd()
+        if _RAY_WORKING_DIR in root.parts:
+            if not fallback_root or "://" in fallback_root:
+                raise UserError(
+                    "A submitted job has no lasting working folder for an MLflow store: give --tracking.uri "
+                    "or the environment variable MLFLOW_TRACKING_URI, or --tracking.enabled False."
+                )
+            root = Path(fallback_root).absolute()
+            print(f"tracking: no URI given and the working folder is temporary; using {root / 'mlflow.db'}", flush=True)
+        uri = f"sqlite:///{root / 'mlflow.db'}"
+    if uri.startswith("file:") or "://" not in uri:
+        raise UserError(
+            f"MLflow 3 does not write to plain folders such as {mask_credentials(uri)}; "
+            "use sqlite:///PATH/mlflow.db or the address of a server, http://HOST:PORT."
+        )
+    path = sqlite_path(uri)
+    return replace(tracking, uri=uri if path is None else f"sqlite:///{path}")
+
+
+class Run:
+    """One MLflow run. Methods return at once and never raise because of the store; see the module's text.
+
+    As a context manager it closes as FINISHED, FAILED on an exception, KILLED on SystemExit or KeyboardInterrupt.
+    """
+
+    def __init__(self, uri: str = "", spool: Spool | None = None) -> None:
+        """Use `open_run`. Without a spool the run does nothing: tracking is off."""
+        self.uri = mask_credentials(uri)
+        self._spool = spool
+        self._lane: Lane | None = None
+        self._complained = False
+        if spool is not None:
+            lanes = spool.orphans()  # before our own: what an earlier process left goes first
+            self._lane = spool.new_lane()
+            self._sender = Sender(uri, spool, [*lanes, self._lane], self._lane)
+            self._thread = SenderThread(self._sender)
+            self._thread.start()
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None while the store was never reached, or with tracking off."""
+        identity = self._spool.identity() if self._spool else None
+        return identity.run_id if identity else None
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the run exists, or the first try to make it has failed."""
+        if self._lane is not None:
+            self._sender.tried.wait(timeout)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log {name: number}.
+
+        Args:
+            step: a step that is logged already under the same name is left out, so that what is done again after a
+                restart is not there twice. None: a final value, always logged.
+        """
+        numbers = {clean_name(name): float(value) for name, value in values.items()}
+        self._append("records", {"type": "metrics", "values": numbers, "step": step, "time": now_ms()})
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; one that was logged with another value stays, and the new value becomes a tag."""
+        self._append("records", {"type": "params", "values": _texts(values)})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._append("records", {"type": "tags", "values": _texts(values)})
+
+    def image(self, array: np.ndarray, name: str) -> None:
+        """Log an (H, W, 3) uint8 RGB or (H, W) uint8 picture; `name` may have folders and ends in .png or .jpg."""
+        picture = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
+        ok, data = cv2.imencode(PurePosixPath(name).suffix, picture)
+        if not ok:
+            raise ValueError(f"cannot encode {array.shape} {array.dtype} as {name}")
+        self._artifact(data.tobytes(), name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Log a plot; `name` ends in .png, .svg or .pdf."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=PurePosixPath(name).suffix[1:])
+        self._artifact(buffer.getvalue(), name)
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text file."""
+        self._artifact(text.encode(), name)
+
+    def file(self, path: str | Path, folder: str = "") -> None:
+        """Log a local file. Its content is taken now: it may change or go away afterwards."""
+        path = Path(path)
+        self._artifact(path.read_bytes(), f"{folder}/{path.name}" if folder else path.name)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything is sent, at most `timeout` seconds. Returns whether it was."""
+        return self._lane is None or self._thread.flush(timeout)
+
+    def close(self, status: Status | None = "FINISHED", timeout: float = 20.0) -> bool:
+        """End the run and send what is left, for at most `timeout` seconds.
+
+        Args:
+            status: None leaves the run as running, e.g. because another process goes on with it.
+
+        Returns:
+            False when something stays in the spool folder.
+        """
+        if self._lane is None or self._spool is None:
+            return True
+        if status is not None:
+            self._append("records", {"type": "status", "status": status, "time": now_ms()})
+        sent = self._thread.stop(timeout)
+        if not sent:
+            print(
+                f"tracking: {self.uri} did not take everything in time; the rest is kept in {self._spool.folder} "
+                "and sent when the same command runs again",
+                flush=True,
+            )
+        self._lane = None
+        return sent
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        killed = isinstance(error, (KeyboardInterrupt, SystemExit))
+        self.close("FINISHED" if error is None else "KILLED" if killed else "FAILED")
+
+    def _artifact(self, data: bytes, name: str) -> None:
+        """Keep the content of an artifact called `name`, folders included, for sending."""
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise ValueError(f"{name!r} is not a relative artifact name")
+        if self._lane is None:
+            return
+        try:
+            path = self._lane.file_path(parts[-1])
+            path.write_bytes(data)
+        except OSError as error:
+            self._complain(error)
+            return
+        record = {"path": str(path.relative_to(self._lane.folder)), "folder": "/".join(parts[:-1])}
+        self._append("files", {"type": "file", **record})
+
+    def _append(self, journal: Literal["records", "files"], record: dict[str, Any]) -> None:
+        if self._lane is None:
+            return
+        target: Journal = self._lane.records if journal == "records" else self._lane.files
+        try:
+            target.append(record)
+        except OSError as error:
+            self._complain(error)
+        self._thread.notice()
+
+    def _complain(self, error: OSError) -> None:
+        """The spool itself cannot be written (a full disk): say so once; the run is worth more than its log."""
+        if not self._complained:
+            self._complained = True
+            print(f"tracking: cannot write the spool ({error}); some values are not logged", flush=True)
+
+
+def open_run(
+    tracking: config.Tracking,
+    *,
+    kind: Kind,
+    name: str,
+    params: Mapping[str, Any],
+    spool: str | Path,
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+    parent: str | None = None,
+    wait: float = 20.0,
+) -> Run:
+    """Open a run, or go on with the one that `spool` or `run_id` names; it stays one MLflow run.
+
+    Args:
+        tracking: as `resolve_tracking` returned it.
+        kind: becomes the tag `kind`.
+        name: shown in MLflow's table.
+        params: dotted names to values; credentials in them are masked, long values cut with a note.
+        spool: local folder of this run, e.g. `OUT/tracking-spool`.
+        tags: more tags; commit, versions, host shape and command line are added.
+        run_id: continue this run; not needed when the spool folder is the same.
+        parent: MLflow id of the run this one is shown under.
+        wait: seconds to wait at most for the run to exist (a store that refuses is not waited for).
+
+    Returns:
+        The run; with `tracking.enabled` False one that does nothing.
+    """
+    if not tracking.enabled:
+        return Run()
+    uri = resolve_tracking(tracking).uri
+    all_tags = {"kind": kind, **environment_tags(), **(tags or {})}
+    if parent:
+        all_tags["mlflow.parentRunId"] = parent
+    folder = Spool(spool)
+    values, labels = _texts(params), _texts(all_tags)
+    with folder.lock():
+        known = folder.identity()
+        if known is None:
+            known = Identity(uuid.uuid4().hex, mask_credentials(uri), tracking.experiment, name, None, values, labels)
+        known.run_id = run_id or known.run_id
+        known.uri = mask_credentials(uri)
+        folder.save(known)
+    run = Run(uri, folder)
+    run.params(params)
+    run.tags(all_tags)
+    run.wait(wait)
+    return run
+
+
+def sync(spool: str | Path, uri: str = "") -> int:
+    """Send what a spool folder still holds, where no process is using it any more.
+
+    Args:
+        spool: the folder.
+        uri: tracking URI; empty: the one it was meant for.
+
+    Returns:
+        Number of records sent.
+
+    Raises:
+        UserError: not a spool folder, the URI needs credentials that the folder does not keep, or the store is away.
+    """
+    folder = Spool(spool)
+    identity = folder.identity()
+    if identity is None:
+        raise UserError(f"{spool} is no tracking spool: it holds no run.json.")
+    uri = uri or identity.uri
+    if "***" in uri:
+        raise UserError(f"Give the tracking URI: the spool of {identity.name!r} does not keep its credentials ({uri}).")
+    sender = Sender(uri, folder, folder.orphans(), None)
+    done = sender.work()
+    sender.release()
+    if not done:
+        raise UserError(f"Not everything of {spool} could be sent to {mask_credentials(uri)}; the rest is still there.")
+    return sender.sent
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {clean_name(name): text_of(name, value) for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""Losses, click iteration, optimiser and the training loop."""

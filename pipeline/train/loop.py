@@ -1,0 +1,226 @@
+"""The training loop: Ray Train workers in data parallel, from wherever the output folder stands.
+
+Read `_train` downward: model, state, stream, then one step after the other. The driver's side is `launch.fit`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train.collective import broadcast_from_rank_zero
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline import config, config_io, runtime
+from pipeline.data import order, stream
+from pipeline.data.manifest import load_manifest
+from pipeline.errors import UserError
+from pipeline.model.checkpoints import load_model, load_weights
+from pipeline.model.segmenter import ClickSegmenter
+from pipeline.train import icl
+from pipeline.train.meter import Meter
+from pipeline.train.optim import build_optimizer, rate_at, set_rate
+from pipeline.train.relay import Event
+from pipeline.train.state import TrainState, complete_checkpoints, restore, save_checkpoint
+
+# (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so
+# that training does not know how evaluation works; "noc90" decides which checkpoint is the best.
+Validate = Callable[[ClickSegmenter, int, int], tuple[int, dict[str, float]]]
+BEST_BY = "noc90"
+PICTURES = 8
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """One rank's training; runs in a Ray Train worker. `job`: config, relay, validate, mlflow_run."""
+    relay = job["relay"]
+    if ray.get(relay.fatal.remote()):
+        return  # a user's mistake ended the last start: the engine's retry cannot mend it
+    try:
+        _train(config_io.from_dict(config.TrainConfig, job["config"]), job)
+    except Exception as error:
+        mistake = runtime.user_error_in(error)
+        if mistake is not None:
+            ray.get(relay.put.remote(Event("fatal", -1, str(mistake))))
+        raise
+
+
+def _train(run: config.TrainConfig, job: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+
+    state = _initial_state(run, device, job["mlflow_run"])
+    latest = broadcast_from_rank_zero((complete_checkpoints(run.out) or [None])[-1])
+    if latest:
+        restore(state, latest)
+    model = state.model
+    wrapped = (
+        DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
+        if world > 1
+        else model
+    )
+    wrapped.train()
+
+    manifest = load_manifest(run.data.train)
+    batches = stream.batches(run, manifest, state.position, rank, world, run.total_steps - state.step)
+    meter = Meter(run, device, world)
+
+    if state.step == 0 and not latest:
+        _checkpoint(run, state, job, rank, world, device, {})
+    while state.step < run.total_steps:
+        step = state.step
+        rate = rate_at(run.optim, step, run.steps_per_epoch)
+        set_rate(state.optimizer, rate)
+        state.optimizer.zero_grad(set_to_none=True)
+        batch, result = _gradients(run, wrapped, batches, meter, step, rank, device)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.optim.clip_norm or math.inf)
+        state.optimizer.step()
+
+        state.step += 1
+        state.position = order.advance(state.position, world, run.train.batch // world, run.data.chunk)
+        ended = state.step == run.total_steps
+        if step == 0 and rank == 0:
+            _send_pictures(job, state.step, batch, result)
+        if state.step % run.train.log_every == 0 or ended:
+            metrics = {"optim/lr": rate, "optim/grad_norm": float(norm), **meter.flush()}
+            if rank == 0:
+                job["relay"].put.remote(Event("metrics", state.step, metrics))
+        validate = ended or (run.train.val_every and state.step % run.train.val_every == 0)
+        if validate and rank == 0:
+            _send_pictures(job, state.step, batch, result)
+        if validate or state.step % run.train.checkpoint_every == 0:
+            scores = _validate(job["validate"], model, rank, world) if validate else {}
+            wrapped.train()
+            _checkpoint(run, state, job, rank, world, device, scores)
+            meter.restart()
+
+
+def _initial_state(run: config.TrainConfig, device: torch.device, mlflow_run: str | None) -> TrainState:
+    torch.manual_seed(run.seed)
+    model = ClickSegmenter(run.model)
+    if run.model.start:
+        start, _ = load_model(run.model.start)
+        load_weights(model, start.state_dict(), run.model.start)
+    model.to(device)
+    optimizer = build_optimizer(model, run.optim, run.model.depth)
+    world = ray.train.get_context().get_world_size()
+    return TrainState(model, optimizer, 0, order.Position(0, 0, world), mlflow_run=mlflow_run)
+
+
+def _gradients(
+    run: config.TrainConfig,
+    model: torch.nn.Module,
+    batches: Iterator[stream.Batch],
+    meter: Meter,
+    step: int,
+    rank: int,
+    device: torch.device,
+) -> tuple[icl.ClickBatch, icl.StepResult]:
+    """Forward and backward of all accumulation steps; the last of them exchanges gradients and is returned."""
+    last: tuple[icl.ClickBatch, icl.StepResult] | None = None
+    for micro in range(run.train.accumulate):
+        arrays = meter.wait(lambda: next(batches))
+        batch = _to_device(arrays, device, run.seed)
+        # Dropout's draws belong to (seed, step, rank, micro), so no generator state has to be kept.
+        torch.manual_seed(int(np.random.SeedSequence((run.seed, step, rank, micro)).generate_state(1)[0]))
+        result = _forward_backward(run, model, batch, step, last=micro == run.train.accumulate - 1)
+        _check_finite(result.total, step, batch)
+        meter.add(result)
+        last = batch, result
+    assert last is not None
+    return last
+
+
+def _to_device(arrays: dict[str, np.ndarray], device: torch.device, seed: int) -> icl.ClickBatch:
+    """Blocks of the stream are read-only views of shared memory: copy, then move; channels first on the device."""
+    image = torch.from_numpy(arrays["image"].copy()).to(device).permute(0, 3, 1, 2).contiguous()
+    target = torch.from_numpy(arrays["target"].copy()).to(device)[:, None]
+    points = torch.from_numpy(arrays["points"].copy()).to(device)
+    keys = [(seed, int(c), int(r)) for c, r in zip(arrays["chunk"], arrays["row"], strict=True)]
+    return icl.ClickBatch(image, target, points, keys)
+
+
+def _forward_backward(
+    run: config.TrainConfig, model: torch.nn.Module, batch: icl.ClickBatch, step: int, last: bool
+) -> icl.StepResult:
+    take_step = icl.icl_step if run.loss.mode == "icl" else icl.iter_mask_step
+    no_sync = model.no_sync if isinstance(model, DistributedDataParallel) else nullcontext
+    count = icl.draw_steps(run.loss, run.seed, step)
+
+    def backward(loss: torch.Tensor) -> None:
+        (loss / run.train.accumulate).backward()
+
+    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=run.train.precision == "bf16"):
+        return take_step(model, batch, run.loss, count, backward=backward, no_sync=no_sync, sync_last=last)
+
+
+def _check_finite(loss: float, step: int, batch: icl.ClickBatch) -> None:
+    if not math.isfinite(loss):
+        samples = ", ".join(f"{chunk}/{row}" for _, chunk, row in batch.keys)
+        raise UserError(
+            f"The loss became {loss} at step {step} (samples chunk/row {samples}). Lower optim.lr, or set "
+            f"optim.clip_norm; the last checkpoint is kept."
+        )
+
+
+def _validate(validate: Validate | None, model: ClickSegmenter, rank: int, world: int) -> dict[str, float]:
+    """Mean metrics over the objects of all ranks, each rank having evaluated its share."""
+    if validate is None:
+        return {}
+    model.eval()
+    count, means = validate(model, rank, world)
+    if world > 1:
+        parts: list[Any] = [None] * world
+        dist.all_gather_object(parts, (count, means))
+    else:
+        parts = [(count, means)]
+    total = sum(n for n, _ in parts)
+    names = sorted({name for n, m in parts if n for name in m})
+    return {name: sum(n * m[name] for n, m in parts if n) / total for name in names}
+
+
+def _checkpoint(
+    run: config.TrainConfig,
+    state: TrainState,
+    job: dict[str, Any],
+    rank: int,
+    world: int,
+    device: torch.device,
+    scores: dict[str, float],
+) -> None:
+    """Validation scores and a checkpoint to the driver; every rank reports, which keeps them together."""
+    if scores and (state.best is None or scores[BEST_BY] < state.best[0]):
+        state.best = (scores[BEST_BY], state.step)
+    if rank == 0:
+        metrics = {f"val/{name}": value for name, value in scores.items()}
+        if device.type == "cuda":
+            metrics["device/peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        job["relay"].put.remote(Event("metrics", state.step, metrics))
+        uri = save_checkpoint(state, run, run.train.keep)
+        # Waited for: what the driver was told before a crash is what a restart will not tell again.
+        ray.get(job["relay"].put.remote(Event("checkpoint", state.step, uri)))
+    ray.train.report({"step": state.step, **scores})
+
+
+def _send_pictures(job: dict[str, Any], step: int, batch: icl.ClickBatch, result: icl.StepResult) -> None:
+    assert result.prob is not None and result.points is not None
+    n = PICTURES
+    pictures = {
+        "images": batch.image[:n].permute(0, 2, 3, 1).cpu().numpy(),
+        "targets": batch.target[:n, 0].cpu().numpy(),
+        "points": batch.points[:n].cpu().numpy(),
+        "probs": result.prob[:n, 0].cpu().numpy(),
+        "last_points": result.points[:n].cpu().numpy(),
+    }
+    job["relay"].put.remote(Event("pictures", step, pictures))

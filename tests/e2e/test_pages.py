@@ -1,0 +1,101 @@
+"""The pages people look at, in a real browser: report.html and MLflow's UI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import config
+from pipeline.report.plots import learning_curves
+from pipeline.report.report import write_report
+from pipeline.report.tracking import open_run
+from tests.report_example import HOSTILE, objects_table, pictures_of, summary_of
+
+from .conftest import MlflowServer
+
+pytestmark = pytest.mark.slow
+
+
+def wait_until(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.3)
+
+
+def wait_for_text(browser: Any, *words: str, seconds: float = 60) -> str:
+    """The text of the page once it holds all `words`."""
+    text = ""
+
+    def there() -> bool:
+        nonlocal text
+        text = browser.driver.execute_script("return document.body ? document.body.innerText : ''") or ""
+        return all(word in text for word in words)
+
+    wait_until(there, f"{words} in the page", seconds)
+    return text
+
+
+def test_report_page(browser: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    objects = objects_table(rng)
+    write_report(tmp_path, summary_of(objects), objects, pictures_of(objects, rng))
+    browser.open(tmp_path / "report.html")
+    text = wait_for_text(browser, "Results", "Plots", "Worst objects", "Typical objects", "Published figures")
+    assert HOSTILE in text
+    assert browser.driver.title == "Evaluation of tiny_run"  # the script in a file name did not run
+    broken = "return [...document.images].filter(i => !i.complete || i.naturalWidth < 50).length"
+    assert browser.driver.execute_script(broken) == 0
+    requests = "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+    assert browser.driver.execute_script(requests) == 0
+    for scheme in ("light", "dark"):
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        for width in (1400, 600):
+            picture = browser.screenshot(tmp_path / f"{scheme}-{width}.png", width)
+            wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert browser.driver.execute_script(wider) <= 0  # tables and strips scroll in their own boxes
+            pixels = cv2.imread(str(picture))
+            assert pixels is not None
+            assert (pixels[5, 5].mean() > 200) == (scheme == "light")
+
+
+def test_mlflow_shows_a_run(browser: Any, mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    params = {"optim.lr": 1e-3, "train.steps": 40}
+    tracking = config.Tracking(uri=mlflow_server.uri, experiment="pages")
+    with open_run(tracking, kind="train", name="a tiny run", params=params, spool=tmp_path / "spool") as run:
+        rows = [{"step": step, "train/loss": 1 / (1 + step), "val/noc90": 20 - step / 4} for step in range(40)]
+        for row in rows:
+            run.metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+        run.figure(learning_curves(rows), "learning_curves.png")
+        run.image(np.full((64, 64, 3), 128, np.uint8), "samples/step_1.png")
+    client_id = run.run_id
+    assert client_id
+    page = f"{mlflow_server.uri}/#/experiments/{_experiment(mlflow_server, client_id)}/runs/{client_id}"
+    browser.driver.set_window_size(1400, 1100)
+    browser.open(page)
+    wait_for_text(browser, "a tiny run", "optim.lr", "0.001", "train.steps", "train/loss", "val/noc90", "Finished")
+    browser.driver.save_screenshot(str(tmp_path / "mlflow-run.png"))
+    browser.open(f"{page}/model-metrics")
+    wait_for_text(browser, "train/loss", "val/noc90")
+    drawn = "return document.querySelectorAll('.scatterlayer .js-line').length"
+    wait_until(lambda: browser.driver.execute_script(drawn) >= 2, "two metric charts")
+    browser.driver.save_screenshot(str(tmp_path / "mlflow-metrics.png"))
+    browser.open(f"{page}/artifacts")
+    wait_for_text(browser, "learning_curves.png", "samples")
+    browser.driver.find_element("xpath", "//*[text()='learning_curves.png']").click()
+    shown = "return [...document.images].some(i => i.naturalWidth > 300)"
+    wait_until(lambda: browser.driver.execute_script(shown), "a preview of the plot")
+    browser.driver.save_screenshot(str(tmp_path / "mlflow-artifacts.png"))
+
+
+def _experiment(server: MlflowServer, run_id: str) -> str:
+    from mlflow import MlflowClient
+
+    return MlflowClient(server.uri).get_run(run_id).info.experiment_id

@@ -1,0 +1,148 @@
+"""Tracking against a real `mlflow server` over HTTP that is slow, down or restarted."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import config
+from pipeline.report.tracking import Run, open_run
+
+from .conftest import MlflowServer, Switch
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(uri: str, spool: Path, **changes: Any) -> Run:
+    arguments: dict[str, Any] = {"kind": "train", "name": spool.parent.name, "params": {"lr": 0.1}, **changes}
+    return open_run(config.Tracking(uri=uri, experiment="server"), spool=spool, **arguments)
+
+
+def history(server: MlflowServer, run_id: str | None, key: str = "loss") -> list[int]:
+    return [m.step for m in MlflowClient(server.uri).get_metric_history(run_id or "", key)]
+
+
+def runs_named(server: MlflowServer, name: str) -> list[Any]:
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("server")
+    assert experiment
+    return client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+
+
+def test_server_down_in_the_middle(mlflow_server: MlflowServer, switch: Switch, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    run = start(switch.uri, spool)
+    assert run.run_id
+    for step in range(90):
+        if step == 30:
+            assert run.flush()
+            switch.mode = "refuse"
+        if step == 60:
+            switch.mode = "on"
+        begin = time.perf_counter()
+        run.metrics({"loss": 1.0}, step)
+        run.text("x", f"notes/{step}.txt") if step % 10 == 0 else None
+        assert time.perf_counter() - begin < 1
+        time.sleep(0.02)
+    assert run.close(timeout=60)
+    assert history(mlflow_server, run.run_id) == list(range(90))
+    files = MlflowClient(mlflow_server.uri).list_artifacts(run.run_id or "", "notes")
+    assert len(files) == 9
+    (found,) = runs_named(mlflow_server, tmp_path.name)
+    assert found.info.status == "FINISHED"
+
+
+def test_server_down_at_the_start_and_hanging_later(
+    mlflow_server: MlflowServer, switch: Switch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    switch.mode = "refuse"
+    begin = time.monotonic()
+    run = start(switch.uri, tmp_path / "spool")
+    assert run.run_id is None
+    assert time.monotonic() - begin < 15
+    for step in range(20):
+        run.metrics({"loss": 1.0}, step)
+    switch.mode = "hang"
+    assert not run.close(timeout=1)
+    switch.mode = "on"
+    with start(mlflow_server.uri, tmp_path / "spool") as again:  # the same command, the server back
+        for step in range(10, 30):
+            again.metrics({"loss": 1.0}, step)
+        deadline = time.monotonic() + 45  # the first session's hung request ends by itself, then its lane is free
+        while len(history(mlflow_server, again.run_id)) < 30 and time.monotonic() < deadline:
+            time.sleep(0.5)
+            again.flush(1)
+    (found,) = runs_named(mlflow_server, tmp_path.name)
+    assert found.info.run_id == again.run_id
+    assert found.data.params == {"lr": "0.1"}
+    said = capfd.readouterr().out
+    assert said.count("cannot be reached") == 1 and "is kept in" in said
+    assert sorted(history(mlflow_server, again.run_id)) == list(range(30))
+
+
+def test_a_run_made_while_the_answer_was_lost_is_not_made_twice(
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = MlflowClient.create_run
+    lost = []
+
+    def create_and_lose_the_answer(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        run = create(self, *args, **kwargs)
+        if not lost:
+            lost.append(run.info.run_id)
+            raise ConnectionResetError("the answer is lost")
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_and_lose_the_answer)
+    run = start(mlflow_server.uri, tmp_path / "spool")
+    run.metrics({"loss": 1.0}, 1)
+    assert run.close(timeout=30)
+    assert [found.info.run_id for found in runs_named(mlflow_server, tmp_path.name)] == lost == [run.run_id]
+    assert history(mlflow_server, run.run_id) == [1]
+
+
+def test_server_killed_and_started_again_while_another_process_logs(
+    mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    script = f"""
+        import sys, time
+        from pipeline.config import Tracking
+        from pipeline.report.tracking import open_run
+        with open_run(Tracking(uri={mlflow_server.uri!r}, experiment="server"), kind="train",
+                      name={tmp_path.name!r}, params={{"lr": 1}}, spool={str(tmp_path / "spool")!r}) as run:
+            print("begun", flush=True)
+            for step in range(400):
+                run.metrics({{"loss": 1.0}}, step)
+                time.sleep(0.01)
+            print("done", flush=True)
+            sys.stdin.readline()
+            assert run.flush(90)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "begun\n"
+        mlflow_server.stop(signal.SIGKILL)
+        lines = [process.stdout.readline()]
+        while lines[-1] != "done\n":
+            assert lines[-1], lines
+            lines.append(process.stdout.readline())
+        mlflow_server.start()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        lines += process.stdout.read().splitlines()
+        assert process.wait(60) == 0
+    (found,) = runs_named(mlflow_server, tmp_path.name)
+    assert history(mlflow_server, found.info.run_id) == list(range(400))
+    assert found.info.status == "FINISHED"
+    assert sum("cannot be reached" in line for line in lines) == 1
+    assert any("is back" in line for line in lines)

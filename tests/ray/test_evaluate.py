@@ -1,0 +1,246 @@
+"""Evaluation as a Ray Data job: whole, resumed, with a killed actor, bad rows, raw folders, and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import evaluate as command
+from pipeline.config import Cfr, Eval
+from pipeline.data.images import decode_sample
+from pipeline.data.readers.synthetic import write_synthetic
+from pipeline.errors import UserError
+from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.job import Evaluation, evaluate
+from pipeline.evaluate.metrics import IOU_LEVELS, noc
+from pipeline.evaluate.request import Request, check
+from pipeline.evaluate.results import OBJECTS, clicks_of
+from pipeline.evaluate.views import view
+from pipeline.model.checkpoints import load_model
+from tests.made import SIDE, rows_of_blobs, write_checkpoint, write_dataset
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = 10
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and a data set of 10 pictures with 2 objects each."""
+    folder = tmp_path_factory.mktemp("made")
+    write_checkpoint(folder / "checkpoint")
+    write_dataset(folder / "blobs", rows_of_blobs(PICTURES))
+    return folder
+
+
+def request(made: Path, to: Path, **changes: object) -> Request:
+    base = Request(
+        checkpoint=str(made / "checkpoint"),
+        data=(("blobs", str(made / "blobs")),),
+        out=str(to),
+        steps=(0, 2),
+        rules=Eval(max_clicks=3, actors=2),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def without_time(objects: pa.Table) -> list[dict[str, Any]]:
+    return objects.drop_columns(["seconds"]).to_pylist()
+
+
+def alone(made: Path, steps: int) -> dict[tuple[str, int], ObjectResult]:
+    """The same objects in this process, one at a time."""
+    model, _ = load_model(str(made / "checkpoint"))
+    samples = [decode_sample(row) for row in rows_of_blobs(PICTURES)]
+    targets = (Target((s.image_id, k), s.image, s.target(k)) for s in samples for k in range(len(s.objects)))
+    return {r.key: r for r in evaluate_objects(model, targets, Cfr(steps=steps, crop=SIDE), Eval(max_clicks=3))}
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path, ray_session: None) -> Evaluation:
+    """An uninterrupted evaluation."""
+    return evaluate(check(request(made, made / "whole")), {"command": "this"})
+
+
+def test_every_object_is_there_once_as_if_evaluated_alone(made: Path, whole: Evaluation) -> None:
+    table = pq.read_table(made / "whole" / "objects.parquet")
+    assert table.schema == OBJECTS and table.equals(whole.objects)
+    keys = [(r["cfr_steps"], r["image_id"], r["object_id"]) for r in table.to_pylist()]
+    assert keys == [(s, f"blob-{i:03d}", k) for s in (0, 2) for i in range(PICTURES) for k in (0, 1)]
+    for steps in (0, 2):
+        expected = alone(made, steps)
+        for row in table.to_pylist():
+            if row["cfr_steps"] == steps:
+                result = expected[row["image_id"], row["object_id"]]
+                assert clicks_of(row) == result.clicks
+                assert row["iou"] == pytest.approx(result.ious, abs=1e-6)
+                assert row["forward_passes"] == sum(result.forwards)
+                assert row["seconds"] > 0
+    assert pq.read_table(made / "whole" / "rejected.parquet").num_rows == 0
+
+
+def test_summary_says_what_the_table_holds(made: Path, whole: Evaluation) -> None:
+    summary = json.loads((made / "whole" / "summary.json").read_text())
+    assert summary == whole.summary
+    assert summary["command"] == "this" and summary["checkpoint"]["step"] == 7
+    assert [(r["dataset"], r["cfr_steps"], r["crop"]) for r in summary["results"]] == [
+        ("blobs", 0, SIDE),
+        ("blobs", 2, SIDE),
+    ]
+    rows = whole.objects.to_pylist()
+    for entry in summary["results"]:
+        curves = [r["iou"] for r in rows if r["cfr_steps"] == entry["cfr_steps"]]
+        for level in IOU_LEVELS:
+            assert entry["noc"][str(level)] == sum(noc(c, level, 3) for c in curves) / len(curves)
+        assert entry["objects"] == 2 * PICTURES and len(entry["mean_iou"]) == 3
+
+
+def test_only_what_is_missing_is_evaluated_again(made: Path, whole: Evaluation, tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", request(made, tmp_path / "out")
+    shutil.copytree(made / "whole", out)
+    parts = sorted((out / "parts").iterdir())
+    lost = parts[1::2]
+    for file in (*lost, out / "objects.parquet", out / "summary.json"):
+        file.unlink()
+    kept = {part: part.stat().st_mtime_ns for part in parts if part not in lost}
+    again = evaluate(check(asked), {})
+    assert sorted((out / "parts").iterdir()) == parts
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept
+    assert without_time(again.objects) == without_time(whole.objects)
+    times = {part: part.stat().st_mtime_ns for part in parts}
+    evaluate(check(asked), {})  # nothing is missing: only the tables are written again
+    assert {part: part.stat().st_mtime_ns for part in parts} == times
+
+
+def actor_processes() -> list[int]:
+    """Inference actors among the descendants of this process; other people's Ray is left alone."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                titles[int(folder.name)] = (folder / "cmdline").read_text()
+            except OSError:
+                continue
+    found = []
+    for pid, title in titles.items():
+        above = pid
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above == os.getpid() and "Evaluator" in title:
+            found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+def test_the_loss_of_an_actor_costs_its_item_only(made: Path, tmp_path: Path, ray_session: None) -> None:
+    rules = Eval(max_clicks=20, full_curve=True, actors=2)
+    asked = request(made, tmp_path / "killed", rules=rules, steps=(0, 1, 2, 3))
+    done: list[Evaluation] = []
+    job = threading.Thread(target=lambda: done.append(evaluate(check(asked), {})))
+    job.start()
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("parts/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    actors = actor_processes()
+    assert actors, "no actor to kill"
+    os.kill(actors[0], signal.SIGKILL)
+    job.join(timeout=240)
+    assert done, "the job did not survive"
+    clean = evaluate(check(dataclasses.replace(asked, out=str(tmp_path / "clean"))), {})
+    assert without_time(done[0].objects) == without_time(clean.objects)
+
+
+def test_bad_rows_are_listed_and_fatal_above_the_limit(made: Path, tmp_path: Path, ray_session: None) -> None:
+    rows = rows_of_blobs(PICTURES)
+    rows[3] = dataclasses.replace(rows[3], image=rows[3].image[:40])
+    data = (("spoilt", write_dataset(tmp_path / "spoilt", rows)),)
+    asked = request(made, tmp_path / "out", data=data)
+    with pytest.raises(UserError, match=r"2 of 20 objects of spoilt.*image does not decode: 2.*--max-bad-fraction"):
+        evaluate(check(asked), {})
+    assert not (tmp_path / "out" / "summary.json").exists()
+    allowed = dataclasses.replace(asked, rules=dataclasses.replace(asked.rules, max_bad_fraction=0.1))
+    done = evaluate(check(allowed), {})
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert [(r["dataset"], r["image_id"], r["object_id"]) for r in rejected] == [
+        ("spoilt", "blob-003", 0),
+        ("spoilt", "blob-003", 1),
+    ]
+    assert done.summary["rejected"] == {"spoilt": {"image does not decode": 2}}
+    assert [entry["objects"] for entry in done.summary["results"]] == [18, 18]
+
+
+def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_session: None) -> None:
+    write_synthetic(str(tmp_path / "raw"), train=2, val=2, seed=3, size=(96, 128), evaluation=4)
+    data = (("davis", str(tmp_path / "raw" / "eval")), ("blobs", str(made / "blobs")))
+    asked = request(made, tmp_path / "out", data=data, steps=(0,), batch_size=3, limit=4)
+    done = evaluate(check(asked), {})
+    assert [(e["dataset"], e["objects"]) for e in done.summary["results"]] == [("davis", 4), ("blobs", 4)]
+    assert done.summary["data"]["davis"] == {"uri": str(tmp_path / "raw" / "eval"), "source": "davis"}
+    row = done.objects.to_pylist()[0]
+    seen = view(row, done.items, done.parts)
+    assert seen.image.shape == (96, 128, 3) and (seen.truth == 1).any()
+    assert max(seen.masks) == len(row["iou"]) == len(seen.clicks)
+    assert all(mask.shape == (96, 128) for mask in seen.masks.values())
+    assert without_time(evaluate(check(asked), {}).objects) == without_time(done.objects)
+
+
+def test_more_than_the_cluster_has_is_refused(made: Path, tmp_path: Path, ray_session: None) -> None:
+    for rules, kind in ((Eval(actors=99), "99 CPUs"), (Eval(gpu=True), "1 GPUs")):
+        with pytest.raises(UserError, match=kind):
+            evaluate(check(request(made, tmp_path / kind, rules=rules)), {})
+
+
+@pytest.mark.slow
+def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--checkpoint", str(made / "checkpoint"), "--data", f"blobs={made / 'blobs'}", "--cfr-steps", "0", "1"]
+    args += ["--max-clicks", "5", "--adaptive", "--out", str(tmp_path / "out")]
+    args += ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    command.job(args)
+    assert "A-CFR-1" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert all((out / name).stat().st_size > 0 for name in ("report.html", "report.md", "summary.json"))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["mlflow_run"] and summary["environment"]["versions"]["torch"]
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = client.get_run(summary["mlflow_run"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["blobs/acfr1/noc90"] == summary["results"][1]["noc"]["90"]
+    assert run.data.tags["checkpoint_sha256"] == summary["checkpoint"]["sha256"]
+    curve = client.get_metric_history(summary["mlflow_run"], "blobs/acfr0/mean_iou")
+    assert sorted((m.step, m.value) for m in curve) == list(enumerate(summary["results"][0]["mean_iou"], start=1))
+    assert "report.html" in [f.path for f in client.list_artifacts(summary["mlflow_run"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--cfr-stepz", "1"], "--cfr-steps"),
+        (["--crop", "65"], "--crop 65"),
+        (["--data", "nothing=/nowhere"], "no data set /nowhere"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_exit_2(made: Path, tmp_path: Path, args: list[str], message: str) -> None:
+    base = ["--checkpoint", str(made / "checkpoint"), "--data", f"blobs={made / 'blobs'}", "--out", str(tmp_path / "o")]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.evaluate", *base, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,51 @@
+"""Configs: round trip, dotted names, messages for wrong values."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.recipes import RECIPES
+from pipeline import config, config_io
+from pipeline.errors import UserError
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_round_trip_through_json(name: str) -> None:
+    run = RECIPES[name]()
+    assert run.recipe == name
+    assert config_io.from_dict(config.TrainConfig, config_io.to_dict(run)) == run
+
+
+def test_replace_by_dotted_name() -> None:
+    run = config_io.replace(config.TrainConfig(), **{"optim.lr": 1e-3, "loss.weights": [1.0, 1.0]})
+    assert run.optim.lr == 1e-3
+    assert run.loss.weights == (1.0, 1.0)
+    assert config_io.flatten(run)["optim.lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("optim.lrr", 1, "Did you mean 'optim.lr'"),
+        ("optim.lr", -1.0, "must be positive"),
+        ("optim.lr", "fast", "not float"),
+        ("loss.mode", "icll", "must be one of icl, iter_mask"),
+        ("data.resize", [1.0], "takes 2 values"),
+        ("suem.mix_prob", 1.5, "not between 0 and 1"),
+        ("train.batch", 0, "at least 1"),
+        ("train.workers", 5, "multiple of 5"),
+        ("model.heads", 7, "not divisible"),
+        ("clicks.negative_other", 0.9, "add up to 1"),
+        ("train.gpu", 1, "not bool"),
+    ],
+)
+def test_wrong_values_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config_io.replace(config.TrainConfig(), **{name: value})
+
+
+def test_steps() -> None:
+    run = config_io.replace(config.TrainConfig(), **{"data.epoch_samples": 100, "train.batch": 32, "train.epochs": 2})
+    assert run.steps_per_epoch == 3  # the last incomplete batch is dropped
+    assert run.total_steps == 6
+    assert config_io.replace(run, **{"train.steps": 4}).total_steps == 4

@@ -1,0 +1,184 @@
+"""Requests checked before any work, the plan, and parts merged into tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Cfr, Eval, TrainConfig
+from pipeline.data.schema import ObjectInfo
+from pipeline.errors import UserError
+from pipeline.evaluate import results
+from pipeline.evaluate.item import evaluate_item
+from pipeline.evaluate.plan import CHUNK, DataSet, Place, Setting, open_dataset, plan
+from pipeline.evaluate.request import Request, cfr_of, check, default_crop, parse_data
+from pipeline.model.checkpoints import CheckpointInfo, load_model
+from tests.made import SIDE, rows_of_blobs, write_checkpoint, write_dataset
+
+RULES = Eval(max_clicks=3)
+SETTINGS = [Setting(0, 1, False), Setting(2, 1, False)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and a data set of 10 pictures with 2 objects each."""
+    folder = tmp_path_factory.mktemp("made")
+    write_checkpoint(folder / "checkpoint")
+    write_dataset(folder / "blobs", rows_of_blobs(10))
+    return folder
+
+
+def request(made: Path, to: Path, **changes: object) -> Request:
+    base = Request(
+        checkpoint=str(made / "checkpoint"), data=(("blobs", str(made / "blobs")),), out=str(to), rules=RULES
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def test_data_words() -> None:
+    assert parse_data(("a=/x", "b-1=s3://bucket/k=v")) == (("a", "/x"), ("b-1", "s3://bucket/k=v"))
+    for words in (("a",), ("=x",), ("a=",), ("a/b=x",), ("a=x", "a=y")):
+        with pytest.raises(UserError, match="--data"):
+            parse_data(words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": "/nowhere"}, "no checkpoint /nowhere"),
+        ({"data": ()}, "nothing to evaluate on"),
+        ({"data": (("blobs", "/nowhere"),)}, "no data set /nowhere"),
+        ({"data": (("davi", "."),)}, "Did you mean 'davis'"),
+        ({"steps": (1, 1)}, "--cfr-steps"),
+        ({"steps": (-1,)}, "--cfr-steps"),
+        ({"crop": 65}, "--crop 65"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"out": "."}, "holds something that is not an evaluation"),
+    ],
+)
+def test_mistakes(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(made)
+    with pytest.raises(UserError, match=message):
+        check(request(made, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_checkpoint_is_no_checkpoint(made: Path, tmp_path: Path) -> None:
+    for name, content in (("notes.txt", b"no checkpoint"), ("half.pth", b"PK\x03\x04" + bytes(50))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            check(request(made, tmp_path / "out", checkpoint=str(tmp_path / name)))
+
+
+def test_an_unfinished_data_set_says_so(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="unfinished"):
+        check(request(made, tmp_path / "out", data=(("half", str(tmp_path / "half")),)))
+
+
+def test_the_same_request_continues_and_another_is_refused(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = check(request(made, out))
+    assert check(request(made, out, rules=dataclasses.replace(RULES, actors=3))) != first
+    for changes, named in (
+        ({"steps": (0, 1)}, "cfr_steps"),
+        ({"rules": Eval(max_clicks=4)}, "max_clicks"),
+        ({"cfr": Cfr(flip=False)}, "flip"),
+        ({"batch_size": 2}, "batch_size"),
+        ({"crop": 2 * SIDE}, "data"),
+    ):
+        with pytest.raises(UserError, match=named):
+            check(request(made, out, **changes))
+    write_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="another checkpoint"):
+        check(request(made, out, checkpoint=str(tmp_path / "other")))
+
+
+def test_crop_of_the_checkpoint() -> None:
+    ours = CheckpointInfo("", "cfr-icl", "", TrainConfig().model, config=TrainConfig())
+    published = CheckpointInfo("", "published", "", TrainConfig().model)
+    assert (default_crop("davis", ours), default_crop("grabcut", ours)) == (448, 448)
+    assert (default_crop("davis", published), default_crop("grabcut", published)) == (672, 448)
+    assert cfr_of(Request(checkpoint="", data=(), out=""), Setting(4, 2, True), 672) == Cfr(
+        steps=4, clicks=2, adaptive=True, crop=672
+    )
+
+
+def test_the_plan_holds_every_object_once_per_setting(made: Path) -> None:
+    data = open_dataset("blobs", str(made / "blobs"), SIDE)
+    assert (data.objects, data.images) == (20, 10)
+    for batch_size in (1, 8):
+        items = list(plan([data], SETTINGS, batch_size))
+        assert len({item.name for item in items}) == len(items)
+        for setting in SETTINGS:
+            places = [(i.group, p.row, p.object_id) for i in items if i.setting == setting for p in i.places]
+            assert places == [(g, p.row, p.object_id) for _, g, ps in data.groups for p in ps]
+    assert all(len(item.places) <= CHUNK for item in plan([data], SETTINGS, 1))
+
+
+def test_limit_takes_the_first_objects(made: Path) -> None:
+    data = open_dataset("blobs", str(made / "blobs"), SIDE, limit=11)
+    assert (data.objects, data.images) == (11, 6)
+    assert [len(places) for _, _, places in data.groups] == [8, 3]
+
+
+def test_stuff_is_not_evaluated(tmp_path: Path) -> None:
+    (row,) = rows_of_blobs(1)
+    row = dataclasses.replace(row, objects=[dataclasses.replace(row.objects[0], kind="stuff"), row.objects[1]])
+    data = open_dataset("stuff", write_dataset(tmp_path / "stuff", [row]), SIDE)
+    assert data.groups[0][2] == [Place(0, "blob-000", 1)]
+
+
+def test_items_travel_as_plain_values(made: Path) -> None:
+    for item in plan([open_dataset("blobs", str(made / "blobs"), SIDE)], SETTINGS, 1):
+        assert type(item).from_dict(json.loads(json.dumps(item.to_dict()))) == item
+
+
+def test_bad_objects_are_set_aside_and_the_rest_merged(made: Path, tmp_path: Path) -> None:
+    rows = rows_of_blobs(4)
+    rows[1] = dataclasses.replace(rows[1], image=b"no image")
+    rows[2] = dataclasses.replace(rows[2], objects=[*rows[2].objects, ObjectInfo(0, 9, -1, 5)])
+    data = open_dataset("spoilt", write_dataset(tmp_path / "spoilt", rows), SIDE)
+    asked, model = request(made, tmp_path), load_model(str(made / "checkpoint"))[0]
+    items = list(plan([data], SETTINGS, 1))
+    parts = {item.name: str(tmp_path / f"{item.name}.parquet") for item in items}
+    for item in items:
+        outcomes = evaluate_item(model, item, rows, asked, "cpu", threads=1)
+        results.write_table(parts[item.name], results.part_table(item, outcomes))
+    objects, rejected = results.merge(items, parts)
+    assert objects.schema == results.OBJECTS
+    keys = list(zip(objects["image_id"].to_pylist(), objects["object_id"].to_pylist(), strict=True))
+    good = [(f"blob-{i:03d}", k) for i in (0, 2, 3) for k in (0, 1)]
+    assert keys == good * len(SETTINGS)
+    assert results.reasons(rejected, "spoilt") == {"image does not decode": 2, "object has no pixels": 1}
+    assert results.reasons(rejected, "other") == {}
+    figures = results.figures(objects, data, SETTINGS[1], RULES)
+    assert (figures["objects"], figures["images"], figures["cfr_steps"]) == (6, 3, 2)
+    assert figures["forward_passes"] == figures["clicks"] + 2 * 6
+    saved = results.read_table(parts[items[0].name])
+    row = saved.to_pylist()[0]
+    mask = results.decode_mask(row["masks"][-1]["png"])
+    assert row["masks"][-1]["clicks"] == len(row["iou"]) and mask.shape == (72, 88) and mask.dtype == bool
+    (tmp_path / f"{items[0].name}.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(UserError, match="damaged"):
+        results.merge(items, parts)
+    results.write_table(parts[items[0].name], saved.slice(1))
+    with pytest.raises(UserError, match="other objects"):
+        results.merge(items, parts)
+
+
+def test_figures_without_objects() -> None:
+    data = DataSet("none", "", "", SIDE, [], [])
+    assert results.figures(results.OBJECTS.empty_table(), data, SETTINGS[0], RULES)["objects"] == 0
+
+
+def test_masks_survive_their_encoding() -> None:
+    mask = np.random.default_rng(0).random((37, 41)) < 0.5
+    assert np.array_equal(results.decode_mask(results.encode_mask(mask)), mask)
