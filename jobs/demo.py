@@ -12,7 +12,6 @@ from pipeline import runtime, storage
 from pipeline.data.readers.synthetic import write_synthetic
 
 OUT = "runs/demo"
-STEPS = 240
 
 
 def job(args: list[str]) -> None:
@@ -24,10 +23,10 @@ def job(args: list[str]) -> None:
     for split in ("train", "val"):
         say(2, f"converting {split} to shards", storage.join(out, split))
         prepare.job(["coco-lvis", "--root", raw, "--split", split, "--out", storage.join(out, split)])
-    say(3, f"training the recipe tiny for {STEPS} steps", storage.join(out, "train-tiny"))
+    say(3, "training the recipe tiny", storage.join(out, "train-tiny"))
     run = storage.join(out, "train-tiny")
     data = ["--data.train", storage.join(out, "train"), "--data.val", storage.join(out, "val")]
-    train.job(["tiny", *data, "--out", run, "--train.steps", str(STEPS)])
+    train.job(["tiny", *data, "--out", run])
     say(4, "evaluating CFR-0, CFR-1 and CFR-4 on unseen objects", storage.join(out, "eval-tiny"))
     report = storage.join(out, "eval-tiny")
     raw_eval = f"synthetic-eval={storage.join(raw, 'eval')}"

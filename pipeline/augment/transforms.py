@@ -1,4 +1,4 @@
-"""Geometry and colour of a training sample: f(sample, rng) -> sample (algorithms 4; families coco-lvis and sbd).
+"""Geometry and colour of a training sample: f(sample, rng) -> sample (docs/method.md, section 4; coco-lvis and sbd).
 
 The plain chain is resize, flip (sbd: flips, quarter turn, shift and rotation), pad with zeros, random crop, brightness
 and contrast, colour shift. Here its random numbers are drawn first (`Geometry`, `colour_table`) and then applied to

@@ -1,4 +1,4 @@
-"""Object choice and first clicks of a training sample (RITM's multi-point sampler, arXiv 2102.06583; algorithms 4).
+"""Object choice and first clicks of a training sample (RITM's multi-point sampler; docs/method.md, section 4).
 
 Two steps: `choose` picks the target of a sample, `first_clicks` draws clicks for it; `sample_clicks` does both.
 Regions are (H, W) bool. Ignored pixels never get a click.

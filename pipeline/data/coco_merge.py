@@ -1,4 +1,4 @@
-"""COCO panoptic segments and LVIS polygons of one image into one list of objects (algorithms: COCO+LVIS merging)."""
+"""COCO panoptic segments and LVIS polygons of one image into one list of objects (docs/method.md, section 7)."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def mask_iou(a: Region, b: Region) -> float:
 
 
 def parents(regions: Sequence[Region]) -> list[int]:
-    """The object tree: index of each region's parent, -1 for a root (algorithms: COCO+LVIS hierarchy).
+    """The object tree: index of each region's parent, -1 for a root (docs/method.md, section 7).
 
     Region j may be a child of a larger i when at least 0.7 of its box and more than 0.8 of its pixels lie in i. The
     largest such i takes it into its tree; there the search is depth first, children before parent, and the first match

@@ -1,4 +1,4 @@
-"""COCO panoptic + LVIS v1 under their published names, merged (algorithms: COCO+LVIS merging).
+"""COCO panoptic + LVIS v1 under their published names, merged (docs/method.md, section 7).
 
     ROOT/train2017/*.jpg  val2017/*.jpg
     ROOT/annotations/panoptic_{train,val}2017.json  panoptic_{train,val}2017/*.png  lvis_v1_{train,val}.json
