@@ -98,15 +98,17 @@ def write_bytes(uri: str, data: bytes) -> None:
         with fs.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        partial = f"{path}.{uuid.uuid4().hex}.partial"
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        if os.path.exists(partial):
+            os.unlink(partial)
         raise UserError(f"Cannot write {uri}: {error.strerror or error}.") from error
 
 

@@ -1,0 +1,54 @@
+"""Exit codes, messages and progress of jobs, without starting Ray."""
+
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from pipeline import runtime
+from pipeline.errors import UserError
+
+
+def exit_code(job) -> int:
+    with pytest.raises(SystemExit) as info:
+        runtime.main(job)
+    return int(info.value.code or 0)
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def mistake(args: list[str]) -> None:
+        raise UserError("no such thing")
+
+    def bug(args: list[str]) -> None:
+        raise KeyError("x")
+
+    assert exit_code(lambda args: None) == 0
+    assert exit_code(mistake) == 2
+    assert capsys.readouterr().err == "error: no such thing\n"
+    assert exit_code(bug) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_mistake_found_in_a_task_is_still_a_mistake() -> None:
+    cause = UserError("a bad shard")
+    inside = RayTaskError("f", "traceback text", cause).as_instanceof_cause()
+    outside = RuntimeError("training failed")
+    outside.__cause__ = inside
+    found = runtime.user_error_in(outside)
+    assert found is not None
+    assert str(found) == "a bad shard"
+    assert runtime.user_error_in(RuntimeError("other")) is None
+
+
+def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = runtime.Progress("reading", 4, "rows", done=1)
+    progress.update(3, "last note")
+    progress.close()
+    line = capsys.readouterr().err
+    assert line.startswith("reading: 4/4 rows, ")
+    assert line.endswith("last note\n")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m")])
+def test_duration(seconds: float, text: str) -> None:
+    assert runtime.duration(seconds) == text
