@@ -17,7 +17,9 @@ from pipeline.model.segmenter import check_crop
 
 IDENTITY = "evaluation.json"
 DAVIS_CROP = 672  # the published evaluation's crop for this one data set
-SPLIT = {"coco-lvis": "val", "synthetic": "val"}  # of raw folders whose layout has splits
+SPLIT = dict.fromkeys(
+    ("coco-lvis", "merged", "sbd", "synthetic", "voc", "voc-grey"), "val"
+)  # of raw folders whose layout has splits
 
 
 @dataclass(frozen=True, kw_only=True)
