@@ -98,7 +98,7 @@ class _Reader(pickle.Unpickler):
                     return _Storage(key, dtype, numel)
         raise pickle.UnpicklingError("it refers to data outside the file")
 
-    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor | None:
         numbers = (offset, *size, *stride)
         if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise pickle.UnpicklingError("a tensor is described wrongly")
@@ -197,8 +197,8 @@ def _read_legacy(data: bytes) -> Any:
             sizes[storage.key] = storage.dtype.itemsize
             return storage
 
-        def _tensor(self, *_: Any) -> Any:
-            return None
+        def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
+            """Build nothing."""
 
     Sizes(io.BytesIO(script), no_data, 0).load()
     spans: dict[str, tuple[int, int]] = {}

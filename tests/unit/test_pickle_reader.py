@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._utils import _rebuild_tensor_v2
 
 from pipeline.errors import UserError
 from pipeline.model.pickle_reader import read_torch_pickle
@@ -147,7 +148,7 @@ def rebuild(numel: int, size: tuple[int, ...], stride: tuple[int, ...], key: str
 
     class Tensor:
         def __reduce__(self) -> tuple[Any, ...]:
-            return torch._utils._rebuild_tensor_v2, (Storage(), 0, size, stride, False, OrderedDict())
+            return _rebuild_tensor_v2, (Storage(), 0, size, stride, False, OrderedDict())
 
     buffer = io.BytesIO()
     Pickler(buffer, protocol=2).dump(Tensor())
@@ -156,7 +157,9 @@ def rebuild(numel: int, size: tuple[int, ...], stride: tuple[int, ...], key: str
 
 def test_a_described_tensor_is_read() -> None:
     members = {"0": torch.arange(4.0).numpy().tobytes()}
-    assert torch.equal(read_torch_pickle(zip_of(rebuild(4, (2, 2), (2, 1)), **members), "x").flatten(), torch.arange(4.0))
+    assert torch.equal(
+        read_torch_pickle(zip_of(rebuild(4, (2, 2), (2, 1)), **members), "x").flatten(), torch.arange(4.0)
+    )
 
 
 @pytest.mark.parametrize(
