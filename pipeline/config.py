@@ -116,7 +116,8 @@ class Model:
     click_radius: int = 5  # Radius of the click disks, pixels of the network's input
     activation_checkpointing: bool = False
     """Recompute block activations in the backward pass: less memory, more time."""
-    start: str = ""  # Weights to start from: our checkpoint folder, URI; empty: random
+    start: str = ""
+    """Weights to start from: a complete model (our checkpoint, a published .pth), an MAE file, timm:NAME; or none."""
 
     def __post_init__(self) -> None:
         check(self.dim % self.heads == 0, f"model.dim {self.dim} is not divisible by model.heads {self.heads}.")
