@@ -17,9 +17,8 @@ from pipeline.model.segmenter import check_crop
 
 IDENTITY = "evaluation.json"
 DAVIS_CROP = 672  # the published evaluation's crop for this one data set
-SPLIT: dict[str, str] = dict.fromkeys(
-    ("coco-lvis", "merged", "sbd", "synthetic", "voc", "voc-grey"), "val"
-)  # of raw folders
+# Of raw folders whose layout has splits.
+SPLIT: dict[str, str] = dict.fromkeys(("coco-lvis", "merged", "sbd", "synthetic", "voc", "voc-grey"), "val")
 VOC = "voc"
 VOC_GREY = "voc-grey"  # read as the published evaluation did
 

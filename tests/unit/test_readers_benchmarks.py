@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import pickle
 import shutil
@@ -19,7 +18,7 @@ from scipy.io import loadmat, savemat
 
 from pipeline.data.images import decode_sample
 from pipeline.data.readers import Skipped, open_reader
-from pipeline.data.readers.sbd import load_weights, segmentation
+from pipeline.data.readers.sbd import load_weights
 from pipeline.data.readers.voc import grey_values, palette_indices
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError
@@ -58,9 +57,9 @@ def palette_png(indices: np.ndarray, palette: list[int]) -> bytes:
     return buffer.getvalue()
 
 
-def mat(ids: np.ndarray, key: str = "GTinst", field: str = "Segmentation") -> bytes:
+def mat(ids: np.ndarray, key: str = "GTinst", field: str = "Segmentation", compressed: bool = True) -> bytes:
     buffer = io.BytesIO()
-    savemat(buffer, {key: {field: ids, "Categories": np.array([[1]])}}, do_compression=True)
+    savemat(buffer, {key: {field: ids, "Categories": np.array([[1]])}}, do_compression=compressed)
     return buffer.getvalue()
 
 
@@ -156,7 +155,7 @@ def test_sbd_bad_rows(sbd: Path, shared: Path) -> None:
         (b"junk" * 100, "mask does not decode"),
         (genuine, "mask has another size"),
         (mat(ids * 0), "object with no pixels"),
-        (bytes(5 << 20), "mask claims too many pixels"),
+        (mat(np.zeros((9000, 9000), np.uint8)), "mask does not decode"),  # 80 MB in 80 kB
     ):
         (sbd / "inst" / "im_2.mat").write_bytes(data)
         assert problem("sbd", sbd, "val") == reason
@@ -168,16 +167,6 @@ def test_sbd_bad_rows(sbd: Path, shared: Path) -> None:
         open_reader("sbd", str(sbd), "trian")
     with pytest.raises(UserError, match="has no img/ and no inst/"):
         open_reader("sbd", str(sbd / "img")).items()
-
-
-@given(st.data())
-@settings(max_examples=60, deadline=None)
-def test_damaged_mat_is_a_bad_row(data: Any) -> None:
-    whole = bytearray(mat(np.arange(30, dtype=np.uint8).reshape(5, 6)))
-    for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(BadRow):
-        assert segmentation(bytes(whole)).ndim == 2
 
 
 def test_native_voc(shared: Path) -> None:

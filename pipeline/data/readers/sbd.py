@@ -19,6 +19,7 @@ import numpy as np
 from pipeline import storage
 from pipeline.data.images import decode_image
 from pipeline.data.masks import Region, build_row, region
+from pipeline.data.matfiles import read_field
 from pipeline.data.pickles import read_pickle
 from pipeline.data.readers.base import Skipped, fetch, name_list, need_folders, stem
 from pipeline.data.schema import Row
@@ -28,7 +29,6 @@ SPLITS = ("train", "val")
 LAYOUT = "sbd needs img/, inst/ and train.txt or val.txt."
 MIN_BOX_SHARE = 0.08
 SCORE_POWER = 1.25
-MAX_MAT_BYTES = 1 << 20  # genuine ones have some kilobytes; what is packed in a file can be a thousand times its size
 
 
 @dataclass(frozen=True)
@@ -101,24 +101,12 @@ def segmentation(data: bytes) -> np.ndarray:
     Raises:
         BadRow: it does not decode, or holds something else.
     """
-    from scipy.io import loadmat  # a quarter of a second that no other source has to wait for
-
-    if len(data) > MAX_MAT_BYTES:
-        raise BadRow("mask claims too many pixels", f"a .mat file of {len(data)} bytes")
     try:
-        content = loadmat(io.BytesIO(data), variable_names=["GTinst"])
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file makes SciPy's reader raise nearly anything
-        raise BadRow("mask does not decode", f"{type(error).__name__}: {error}"[:300]) from error
-    try:
-        ids = content["GTinst"]["Segmentation"][0, 0]
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        held = [name for name in content if not name.startswith("__")]
-        raise BadRow("mask has no GTinst.Segmentation", f"the .mat file holds {held}") from error
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise BadRow("mask has no GTinst.Segmentation", "it is no matrix of integers")
-    return ids
+        return read_field(data, "GTinst", "Segmentation")
+    except KeyError as error:
+        raise BadRow("mask has no GTinst.Segmentation", str(error.args[0])) from error
+    except ValueError as error:
+        raise BadRow("mask does not decode", str(error)) from error
 
 
 def load_weights(uri: str, names: list[str]) -> np.ndarray:
