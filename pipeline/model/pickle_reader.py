@@ -2,8 +2,10 @@
 
 A pickle is a program; this reader executes only its data-building part. Tensors and plain containers are admitted by
 exact name, any other class becomes an inert placeholder that takes its state and does nothing, and a pickle that
-*calls* anything else is refused. Every size is compared with the file's before memory is taken. Zip members must be
-stored plainly and are read through their checksums; the older format has none.
+*calls* anything else is refused. It is the pure-Python machine of the standard library: its instructions that change
+an object can be kept to plain containers (the C one would let a file call a tensor's `__setstate__`). Every size is
+compared with the file's before memory is taken. Zip members must be stored plainly and are read through their
+checksums; the older format has none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -52,11 +54,8 @@ class _InertType(type):
 class Inert(metaclass=_InertType):
     """Stands for an object of a class that we neither have nor want to import; its state is dropped."""
 
-    def __new__(cls, *args: Any) -> Inert:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         return object.__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        """Drop the state; without this method pickle would set attributes."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,55 @@ class _Storage:
 Bytes = Callable[[_Storage], bytearray]  # the data of a storage, as long as its description says
 
 
-class _Reader(pickle.Unpickler):
+_MACHINE: Any = vars(pickle)["_Unpickler"]  # public in effect, but for its name
+
+
+class _Reader(_MACHINE):
     """Args: pickle at the file's place, source of the tensors' data, bytes that all tensors may take together."""
+
+    stack: list[Any]
 
     def __init__(self, file: io.BytesIO, data_of: Bytes, budget: int) -> None:
         super().__init__(file)
         self.data_of, self.budget = data_of, budget
         self.storages: dict[str, torch.Tensor] = {}
+        self.given: set[str] = set()  # storages whose one whole tensor has been handed out, without a copy
+
+    def _target(self, *kinds: type) -> Any:
+        """What the next change is made to: the topmost object, one of `kinds`; None when it is inert."""
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            return None
+        if type(target) not in kinds:
+            raise pickle.UnpicklingError(f"it changes an object of {type(target).__name__}")
+        return target
+
+    def _build(self) -> None:
+        self.stack.pop()
+        self._target(OrderedDict)  # whose state, attributes beside its items, is dropped too
+
+    def _append(self, items: list[Any]) -> None:
+        if (target := self._target(list)) is not None:
+            target.extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        if (target := self._target(dict, OrderedDict)) is not None:
+            target.update(zip(items[::2], items[1::2], strict=True))
+
+    def _add_items(self) -> None:
+        items = self.pop_mark()
+        if (target := self._target(set)) is not None:
+            target.update(items)
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **_MACHINE.dispatch,
+        pickle.BUILD[0]: _build,
+        pickle.APPEND[0]: lambda self: self._append([self.stack.pop()]),
+        pickle.APPENDS[0]: lambda self: self._append(self.pop_mark()),
+        pickle.SETITEM[0]: lambda self: self._set_items([self.stack.pop(), self.stack.pop()][::-1]),
+        pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
+        pickle.ADDITEMS[0]: _add_items,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
@@ -116,7 +157,11 @@ class _Reader(pickle.Unpickler):
         flat = self.storages[storage.key]
         if (flat.dtype, flat.numel()) != (storage.dtype, storage.numel):
             raise pickle.UnpicklingError(f"tensor data {storage.key} is described in two ways")
-        return torch.as_strided(flat, size, stride, offset).clone()
+        tensor = torch.as_strided(flat, size, stride, offset)
+        if count < storage.numel or storage.key in self.given:
+            return tensor.clone()
+        self.given.add(storage.key)
+        return tensor
 
 
 def _scan(data: bytes, at: int) -> int:

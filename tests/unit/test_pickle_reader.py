@@ -118,7 +118,6 @@ def test_unknown_classes_are_inert(legacy: bool) -> None:
         (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"abc", "a byte string longer than the file"),
         (b"\x80\x04\x96" + struct.pack("<Q", 1 << 40) + b"abc", "a byte array longer than the file"),
         (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"abc", "a text longer than the file"),
-        (b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + b"N.", "a frame longer than the file"),
         (b"\x80\x02Nr" + struct.pack("<I", 0xFFFFFFFF) + b".", "a memo index of 4 billion"),
         (b"\x80\x02Np99999999999\n.", "a memo index in text"),
         (b"\x80\x02ccollections\nOrderedDict\n(K\x01K\x02d", "no end"),
@@ -160,6 +159,32 @@ def test_a_described_tensor_is_read() -> None:
     assert torch.equal(
         read_torch_pickle(zip_of(rebuild(4, (2, 2), (2, 1)), **members), "x").flatten(), torch.arange(4.0)
     )
+
+
+def test_a_tensor_cannot_be_changed_by_the_file() -> None:
+    """Its own __setstate__ would let the file make it larger, beyond every check."""
+    members = {"0": torch.arange(4.0).numpy().tobytes()}
+    script = rebuild(4, (4,), (1,))[:-1]
+    grown = b"(h\x00K\x00\x8a\x05\0\0\0\0\x01\x85K\x01\x85tb."
+    for change in (grown, b"K\x00K\x01s.", b"K\x01a."):
+        with pytest.raises(UserError, match="changes an object of Tensor"):
+            read_torch_pickle(zip_of(script + change, **members), "x")
+
+
+class Settings(dict):
+    """A container of the original's own."""
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_state_of_containers_is_dropped(legacy: bool) -> None:
+    state = OrderedDict(w=torch.ones(2))
+    state._metadata = {"version": 1}  # type: ignore[attr-defined]  # as state_dict() has
+    settings = Settings(a=1)
+    settings.extra = 5  # type: ignore[attr-defined]
+    content = read_torch_pickle(saved({"state_dict": state, "config": settings}, legacy), "x")
+    assert torch.equal(content["state_dict"]["w"], torch.ones(2))
+    assert vars(content["state_dict"]) == {}
+    assert not isinstance(content["config"], dict)
 
 
 @pytest.mark.parametrize(
