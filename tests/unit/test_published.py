@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from jobs import export_checkpoint, import_checkpoint
-from pipeline import config
+from pipeline import config, config_io
 from pipeline.errors import UserError
 from pipeline.evaluate.request import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, find_checkpoint, load_model, read_unused
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.published import from_published, our_name, published_name, to_published, unused_shapes
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.report.claims import Identity, identify
 from tests.made import small_config, small_model, write_checkpoint
 
 SMALL = small_config().model
@@ -72,6 +73,12 @@ def test_an_imported_checkpoint_is_a_checkpoint(golden: Path, tmp_path: Path) ->
     assert state["config"]["recipe"] == "imported"
     assert state["imported"] == {"file": "tiny.pth", "sha256": published.sha256}
     assert default_crop("davis", info) == 672
+
+
+def test_an_imported_model_is_known_by_its_folders_name() -> None:
+    huge = config_io.to_dict(config.Model(patch=14, dim=1280, depth=32, heads=16))
+    named = {"format": "published", "uri": "/checkpoints/cocolvis_icl_vit_huge/", "model": huge}
+    assert identify(named) == Identity("ICL", "ViT-H", "C+L")
 
 
 def test_import_and_export_overwrite_nothing(golden: Path, tmp_path: Path) -> None:
