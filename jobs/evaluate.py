@@ -34,6 +34,7 @@ class Args:
     target_iou: float = 0.95  # An object ends when it reaches this IoU
     full_curve: bool = False  # Click every object to the budget
     batch_size: int = 1  # Objects that share a forward pass; above 1 clicks may differ by rounding
+    voc_grey: bool = False  # Read --data voc=FOLDER as the published evaluation did, by grey values: some objects merge
     limit: int = 0  # Evaluate only the first so many objects of each data set; 0: all
     actors: int = 0  # Inference actors; 0: one per GPU with --gpu, else one per two free CPUs
     gpu: bool = False  # One GPU for each actor
@@ -47,7 +48,7 @@ def request_of(args: Args) -> Request:
     """The request behind a command line."""
     return Request(
         checkpoint=args.checkpoint,
-        data=parse_data(args.data),
+        data=parse_data(args.data, args.voc_grey),
         out=args.out,
         steps=args.cfr_steps,
         cfr=Cfr(clicks=args.cfr_clicks, adaptive=args.adaptive, threshold=args.threshold, flip=args.flip),

@@ -28,7 +28,10 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser = Parser(prog="jobs.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE", help=f"one of: {', '.join(SOURCES)}")
     parser.add_argument("--root", required=True, help="folder (or URI) of the raw data, in the source's own layout")
-    parser.add_argument("--split", default="", help="train or val, for a source that has them (default: train)")
+    parser.add_argument(
+        "--split", default="", help="train or val, for a source that has them (default: train, of voc val)"
+    )
+    parser.add_argument("--scores", default="", help="of sbd's train split: table (row index, name, score) for weights")
     parser.add_argument("--out", required=True, help="folder (or URI) for the shards; new, or of the same command")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="share of bad images that is still fine")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the rows (and of synthetic pictures)")
@@ -40,7 +43,7 @@ def job(args: list[str]) -> None:
     if not 0 <= options.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction is a share: {options.max_bad_fraction} is not between 0 and 1.")
     start = time.monotonic()
-    reader = open_reader(options.source, options.root, options.split, options.seed)
+    reader = open_reader(options.source, options.root, options.split, options.seed, options.scores)
     manifest = write_shards(
         reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
     )

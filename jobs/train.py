@@ -10,14 +10,14 @@ import json
 import sys
 from functools import partial
 
-from jobs.recipes import RECIPES
+from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
 from pipeline import config, config_io, runtime, storage
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.validate import validate, validation_rows
-from pipeline.model.checkpoints import load_model
 from pipeline.model.segmenter import ClickSegmenter, check_crop
+from pipeline.model.start import is_uri, new_model
 from pipeline.report.tracking import resolve_tracking
 from pipeline.train.launch import fit
 from pipeline.train.run_folder import open_folder
@@ -47,11 +47,10 @@ def parse(args: list[str]) -> config.TrainConfig:
             raise UserError(
                 f"--{name} is missing: say where {'to write the run' if name == 'out' else 'the shards are'}."
             )
-    uris = {
-        n: storage.absolute(v)
-        for n in ("out", "data.train", "data.val", "model.start")
-        if (v := config_io.flatten(run)[n])
-    }
+    if args[0] in STARTS and not run.model.start:
+        raise UserError(f"Recipe {args[0]} starts from {STARTS[args[0]]}: say where it is with --model.start URI.")
+    given = {n: config_io.flatten(run)[n] for n in ("out", "data.train", "data.val", "model.start")}
+    uris = {n: storage.absolute(v) for n, v in given.items() if v and (n != "model.start" or is_uri(v))}
     return config_io.replace(run, **uris)
 
 
@@ -70,12 +69,13 @@ def job(args: list[str]) -> None:
     check_crop(run.model, run.data.crop, "--data.crop")
     check_crop(run.model, run.cfr.crop, "--cfr.crop")
     manifests = [load_manifest(uri) for uri in (run.data.train, run.data.val) if uri]
-    if run.model.start:
-        load_model(run.model.start)
+    checkpoints = complete_checkpoints(run.out)
+    done = step_of(checkpoints[-1]) if checkpoints else 0
+    if run.model.start and not checkpoints:
+        new_model(run.model, run.model.start)  # a wrong start is the user's mistake: found before anything is begun
     tracking = resolve_tracking(run.tracking, fallback_root=run.out.rsplit("/", 1)[0])
     run = dataclasses.replace(run, tracking=tracking)
     begun = open_folder(run)
-    done = step_of(complete_checkpoints(run.out)[-1]) if complete_checkpoints(run.out) else 0
     if done >= run.total_steps:
         print(f"{run.out} is complete: {done} steps. Raise --train.steps to train on, or choose another --out.")
         return

@@ -116,9 +116,11 @@ class Model:
     click_radius: int = 5  # Radius of the click disks, pixels of the network's input
     activation_checkpointing: bool = False
     """Recompute block activations in the backward pass: less memory, more time."""
-    start: str = ""  # Weights to start from: our checkpoint folder, URI; empty: random
+    start: str = ""
+    """Weights to start from: a complete model (our checkpoint, a published .pth), an MAE file, timm:NAME; or none."""
 
     def __post_init__(self) -> None:
+        check(min(self.patch, self.dim, self.depth, self.heads) >= 1, "model.patch, dim, depth and heads are positive.")
         check(self.dim % self.heads == 0, f"model.dim {self.dim} is not divisible by model.heads {self.heads}.")
         check(self.depth == 12 or self.depth % 4 == 0, f"model.depth must be a multiple of 4, got {self.depth}.")
         check(self.train_size % self.patch == 0, f"model.train_size must be a multiple of the patch ({self.patch}).")

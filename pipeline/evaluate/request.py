@@ -17,7 +17,10 @@ from pipeline.model.segmenter import check_crop
 
 IDENTITY = "evaluation.json"
 DAVIS_CROP = 672  # the published evaluation's crop for this one data set
-SPLIT = {"coco-lvis": "val", "synthetic": "val"}  # of raw folders whose layout has splits
+# Of raw folders whose layout has splits.
+SPLIT: dict[str, str] = dict.fromkeys(("coco-lvis", "merged", "sbd", "synthetic", "voc", "voc-grey"), "val")
+VOC = "voc"
+VOC_GREY = "voc-grey"  # read as the published evaluation did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +72,20 @@ class Checked:
     sources: list[Source]
 
 
-def parse_data(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def parse_data(words: tuple[str, ...], voc_grey: bool = False) -> tuple[tuple[str, str], ...]:
     """NAME=URI words as pairs.
 
+    Args:
+        voc_grey: take `voc` as `voc-grey`, which reads PASCAL VOC as the published evaluation did.
+
     Raises:
-        UserError: a word of another form, a name that cannot be a file name, or one used twice.
+        UserError: a word of another form, a name that cannot be a file name or is used twice; no `voc` to read as grey.
     """
     pairs: list[tuple[str, str]] = []
     for word in words:
         name, equals, uri = word.partition("=")
+        if voc_grey and name == VOC:
+            name = VOC_GREY
         if not equals or not name or not uri:
             raise UserError(f"--data takes NAME=URI, got {word!r}. Example: --data grabcut=/data/GrabCut")
         if not name.replace("-", "").replace("_", "").isalnum():
@@ -85,6 +93,8 @@ def parse_data(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         if name in (known for known, _ in pairs):
             raise UserError(f"--data names {name!r} twice; give each data set a name of its own.")
         pairs.append((name, uri))
+    if voc_grey and VOC_GREY not in (name for name, _ in pairs):
+        raise UserError("--voc-grey says how --data voc=... is read, and there is no such data set.")
     return tuple(pairs)
 
 
@@ -123,7 +133,11 @@ def _source(name: str, uri: str, out: str, request: Request, checkpoint: Checkpo
     if not storage.exists(uri):
         raise UserError(f"There is no data set {uri} (--data {name}=...).")
     if any(storage.exists(storage.join(uri, file)) for file in (MANIFEST, PLAN)):
-        load_manifest(uri)
+        source = load_manifest(uri).source
+        if name != source and {name, source} == {VOC, VOC_GREY}:
+            raise UserError(
+                f"{uri} was prepared as {source!r}, not as {name!r}: prepare it again, or name it {source}=."
+            )
         return Source(name, uri, "", uri, crop)
     layout = name if name in SOURCES else "folder"
     try:

@@ -1,7 +1,8 @@
 """Checkpoints: ours (safetensors and JSON, nothing to unpickle) and published .pth files.
 
 Ours is a folder: `model.safetensors`, `optimizer.safetensors`, `state.json` (format version, step, position of the
-data, config, tracking run). `state.json` is written last: a folder without it is not a checkpoint.
+data, config, tracking run). `state.json` is written last: a folder without it is not a checkpoint. One imported from
+a published file has no optimizer, but `unused.safetensors`: the tensors that no forward pass uses, kept for export.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 
 from pipeline import config, config_io, storage
 from pipeline.errors import UserError
 from pipeline.model.pickle_reader import read_torch_pickle
-from pipeline.model.published import from_published
+from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+UNUSED = "unused.safetensors"
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
 
 
@@ -32,7 +35,7 @@ class CheckpointInfo:
 
     Attributes:
         uri: the file or folder that was read.
-        format: ours or published.
+        format: ours or published (also when it was imported).
         sha256: of the model's file, hex.
         model: architecture.
         step: optimizer steps done (ours).
@@ -83,28 +86,39 @@ def read_tensors(uri: str) -> dict[str, torch.Tensor]:
         raise UserError(f"{uri} is damaged: {error}.") from error
 
 
-def load_weights(model: ClickSegmenter, weights: dict[str, torch.Tensor], name: str) -> None:
-    """Load weights strictly: a missing, extra or misshapen key is an error that names it.
+def check_fit(shapes: dict[str, torch.Size], weights: dict[str, torch.Tensor], name: str) -> None:
+    """Compare weights with a model's parameters: a missing, extra or misshapen key is an error that names it.
 
     Raises:
         UserError: naming the keys.
     """
-    own = model.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    extra = sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}"
-        for k in sorted(own.keys() & weights.keys())
-        if own[k].shape != weights[k].shape
+    missing = sorted(shapes.keys() - weights.keys())
+    extra = sorted(weights.keys() - shapes.keys())
+    wrong = [
+        f"{k} is {tuple(weights[k].shape)}, not {tuple(shapes[k])}"
+        for k in sorted(shapes.keys() & weights.keys())
+        if shapes[k] != weights[k].shape
     ]
-    problems = [f"missing {_few(missing)}"] * bool(missing) + [f"unknown {_few(extra)}"] * bool(extra)
-    problems += [f"wrong shape: {_few(shapes)}"] * bool(shapes)
+    problems = [f"missing {few(missing)}"] * bool(missing) + [f"unknown {few(extra)}"] * bool(extra)
+    problems += [f"wrong shape: {few(wrong)}"] * bool(wrong)
     if problems:
         raise UserError(f"{name} does not fit the model: {'; '.join(problems)}.")
+
+
+def load_weights(model: ClickSegmenter, weights: dict[str, torch.Tensor], name: str) -> None:
+    """Load weights strictly (`check_fit`)."""
+    check_fit({k: v.shape for k, v in model.state_dict().items()}, weights, name)
     model.load_state_dict(weights)
 
 
-def _few(names: list[str], most: int = 5) -> str:
+def shapes_of(model: config.Model) -> dict[str, torch.Size]:
+    """The shape of every parameter of an architecture, without memory for any."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in ClickSegmenter(model).state_dict().items()}
+
+
+def few(names: list[str], most: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -128,13 +142,58 @@ def load_model(uri: str, device: str = "cpu") -> tuple[ClickSegmenter, Checkpoin
             weights = tensors_from_bytes(data)
         except SafetensorError as error:
             raise UserError(f"{storage.join(uri, MODEL)} is damaged: {error}.") from error
-        info = CheckpointInfo(
-            uri, "cfr-icl", hashlib.sha256(data).hexdigest(), run.model, state["step"], run, state.get("mlflow_run")
-        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        if state.get("imported"):
+            info = CheckpointInfo(uri, "published", sha256, run.model)
+        else:
+            info = CheckpointInfo(uri, "cfr-icl", sha256, run.model, state["step"], run, state.get("mlflow_run"))
     else:
-        data = storage.read_bytes(uri)
-        weights, architecture = from_published(read_torch_pickle(data, uri), uri)
-        info = CheckpointInfo(uri, "published", hashlib.sha256(data).hexdigest(), architecture)
+        published, sha256 = read_published(uri)
+        weights, info = published.weights, CheckpointInfo(uri, "published", sha256, published.model)
+    check_fit(shapes_of(info.model), weights, uri)  # before the model takes memory
     model = ClickSegmenter(info.model)
-    load_weights(model, weights, uri)
+    model.load_state_dict(weights)
     return model.to(device).eval(), info
+
+
+def read_published(uri: str) -> tuple[Published, str]:
+    """A published .pth file and its sha256 (hex).
+
+    Raises:
+        UserError: not such a file, damaged, or one that would run code.
+    """
+    data = storage.read_bytes(uri)
+    return from_published(read_torch_pickle(data, uri), uri), hashlib.sha256(data).hexdigest()
+
+
+def read_unused(uri: str) -> dict[str, torch.Tensor]:
+    """The tensors of a published file that no forward pass uses; empty for a model of our own."""
+    if not storage.is_folder(uri):
+        return read_published(uri)[0].unused
+    kept = storage.join(find_checkpoint(uri), UNUSED)
+    return read_tensors(kept) if storage.exists(kept) else {}
+
+
+def write_imported(published: Published, sha256: str, source: str, out: str) -> None:
+    """A published checkpoint in our format: no optimizer, step 0, the unused tensors beside the model.
+
+    Its `imported` entry says that the weights are published ones: they are evaluated and named as such.
+
+    Raises:
+        UserError: the weights do not fit the architecture.
+    """
+    check_fit(shapes_of(published.model), published.weights, source)
+    run = config.TrainConfig(recipe="imported", model=published.model)
+    described = {
+        "format": FORMAT,
+        "step": 0,
+        "position": None,
+        "best": None,
+        "mlflow_run": None,
+        "imported": {"file": source.rstrip("/").rsplit("/", 1)[-1], "sha256": sha256},
+        "config": config_io.to_dict(run),
+    }
+    for name, tensors in ((MODEL, published.weights), (UNUSED, published.unused)):
+        contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        storage.write_bytes(storage.join(out, name), tensors_to_bytes(contiguous))
+    storage.write_bytes(storage.join(out, STATE), json.dumps(described, indent=1).encode())

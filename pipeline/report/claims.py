@@ -70,7 +70,7 @@ BENCHMARKS = {
     "Berkeley": Benchmark(("berkeley",), 100),
     "DAVIS": Benchmark(("davis", "davis345"), 345, crop=672),
     "SBD": Benchmark(("sbd", "sbdval"), 6671),
-    "PASCAL VOC": Benchmark(("voc", "pascalvoc", "voc2012", "pascalvoc2012"), 3417),
+    "PASCAL VOC": Benchmark(("voc", "vocgrey", "pascalvoc", "voc2012", "pascalvoc2012"), 3417),
 }
 
 _ICL_CL = Identity("ICL", "ViT-H", "C+L")

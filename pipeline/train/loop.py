@@ -24,8 +24,8 @@ from pipeline import config, config_io, runtime
 from pipeline.data import order, stream
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
-from pipeline.model.checkpoints import load_model, load_weights
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.model.start import new_model
 from pipeline.train import icl
 from pipeline.train.meter import Meter
 from pipeline.train.optim import build_optimizer, rate_at, set_rate
@@ -60,8 +60,8 @@ def _train(run: config.TrainConfig, job: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
 
-    state = _initial_state(run, device, job["mlflow_run"])
     latest = broadcast_from_rank_zero((complete_checkpoints(run.out) or [None])[-1])
+    state = _initial_state(run, device, job["mlflow_run"], start="" if latest else run.model.start)
     if latest:
         restore(state, latest)
     model = state.model
@@ -106,12 +106,9 @@ def _train(run: config.TrainConfig, job: dict[str, Any]) -> None:
             meter.restart()
 
 
-def _initial_state(run: config.TrainConfig, device: torch.device, mlflow_run: str | None) -> TrainState:
+def _initial_state(run: config.TrainConfig, device: torch.device, mlflow_run: str | None, start: str) -> TrainState:
     torch.manual_seed(run.seed)
-    model = ClickSegmenter(run.model)
-    if run.model.start:
-        start, _ = load_model(run.model.start)
-        load_weights(model, start.state_dict(), run.model.start)
+    model = new_model(run.model, start)
     model.to(device)
     optimizer = build_optimizer(model, run.optim, run.model.depth)
     world = ray.train.get_context().get_world_size()

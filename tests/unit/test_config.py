@@ -35,6 +35,8 @@ def test_replace_by_dotted_name() -> None:
         ("train.batch", 0, "at least 1"),
         ("train.workers", 5, "multiple of 5"),
         ("model.heads", 7, "not divisible"),
+        ("model.heads", 0, "positive"),
+        ("model.depth", 0, "positive"),
         ("clicks.negative_other", 0.9, "add up to 1"),
         ("train.gpu", 1, "not bool"),
     ],

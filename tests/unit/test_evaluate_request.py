@@ -46,6 +46,21 @@ def test_data_words() -> None:
             parse_data(words)
 
 
+def test_voc_grey(made: Path, tmp_path: Path) -> None:
+    words = ("grabcut=/x", "voc=/y")
+    assert parse_data(words, voc_grey=True) == (("grabcut", "/x"), ("voc-grey", "/y"))
+    assert parse_data(words) == (("grabcut", "/x"), ("voc", "/y"))
+    with pytest.raises(UserError, match="--voc-grey"):
+        parse_data(("grabcut=/x",), voc_grey=True)
+    write_dataset(tmp_path / "voc", rows_of_blobs(2))
+    manifest = tmp_path / "voc" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "source": "voc"}))
+    assert check(request(made, tmp_path / "a", data=(("voc", str(tmp_path / "voc")),))).sources[0].name == "voc"
+    with pytest.raises(UserError, match="prepared as 'voc', not as 'voc-grey'"):
+        check(request(made, tmp_path / "b", data=(("voc-grey", str(tmp_path / "voc")),)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

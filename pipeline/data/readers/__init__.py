@@ -9,9 +9,13 @@ from collections.abc import Callable
 
 from pipeline import storage
 from pipeline.data.readers.base import Reader, Skipped
+from pipeline.data.readers.coco_instances import CocoInstancesReader
 from pipeline.data.readers.coco_lvis import CocoLvisReader
 from pipeline.data.readers.folder import LAYOUTS, FolderReader
+from pipeline.data.readers.merged import MergedReader
+from pipeline.data.readers.sbd import SbdReader
 from pipeline.data.readers.synthetic import SyntheticReader
+from pipeline.data.readers.voc import VocReader
 from pipeline.errors import UserError, did_you_mean
 
 __all__ = ["SOURCES", "Reader", "Skipped", "open_reader"]
@@ -23,19 +27,25 @@ def _folder(source: str) -> Callable[[str, str, int], Reader]:
 
 SOURCES: dict[str, Callable[[str, str, int], Reader]] = {
     "coco-lvis": lambda root, split, seed: CocoLvisReader(root, split or "train"),
+    "merged": lambda root, split, seed: MergedReader(root, split or "train"),
+    "sbd": lambda root, split, seed: SbdReader(root, split or "train"),
+    "voc": lambda root, split, seed: VocReader(root, split or "val"),
+    "voc-grey": lambda root, split, seed: VocReader(root, split or "val", source="voc-grey"),
+    "coco-instances": lambda root, split, seed: CocoInstancesReader(root, split=split),
     "synthetic": lambda root, split, seed: SyntheticReader(root, split or "train", seed=seed),
     **{name: _folder(name) for name in LAYOUTS},
 }
 
 
-def open_reader(source: str, root: str, split: str = "", seed: int = 0) -> Reader:
+def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: str = "") -> Reader:
     """Reader of a raw data set.
 
     Args:
         source: a key of `SOURCES`.
         root: folder or URI in that source's own layout.
-        split: "train" or "val" where the source has splits (default train), else "".
+        split: "train" or "val" where the source has splits (default: train, of voc val), else "".
         seed: of the pictures that `synthetic` draws.
+        scores: table that weighs the training images of `sbd`, "" for none.
 
     Raises:
         UserError: unknown source or split.
@@ -44,4 +54,9 @@ def open_reader(source: str, root: str, split: str = "", seed: int = 0) -> Reade
         raise UserError(
             f"{source!r} is not a known source.{did_you_mean(source, SOURCES)} Known: {', '.join(SOURCES)}."
         )
-    return SOURCES[source](storage.absolute(root), split, seed)
+    root = storage.absolute(root)
+    if not scores:
+        return SOURCES[source](root, split, seed)
+    if source != "sbd":
+        raise UserError(f"A score table weighs the images of 'sbd'; it has no meaning for {source!r}.")
+    return SbdReader(root, split or "train", storage.absolute(scores))

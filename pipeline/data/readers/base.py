@@ -1,4 +1,4 @@
-"""What every reader of a raw format shares: the protocol, safe names, files and JSON with clear complaints."""
+"""What every reader of a raw format shares: the protocol, safe names, files, lists and JSON with clear complaints."""
 
 from __future__ import annotations
 
@@ -90,6 +90,22 @@ def need_folders(root: str, folders: list[str], layout: str) -> None:
     missing = [name for name in folders if not storage.is_folder(storage.join(root, name))]
     if missing:
         raise UserError(f"{root} has no {' and no '.join(f'{name}/' for name in missing)}: {layout}")
+
+
+def name_list(uri: str) -> list[str]:
+    """The names in a text file, one a line; spaces around them and empty lines do not count.
+
+    Raises:
+        UserError: no such file, no text, or no name in it.
+    """
+    try:
+        names = [line.strip() for line in storage.read_bytes(uri).decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{uri} is no list of names: {error}.") from error
+    names = [name for name in names if name]
+    if not names:
+        raise UserError(f"{uri} lists no image.")
+    return names
 
 
 def load_json(uri: str, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:

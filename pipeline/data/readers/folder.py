@@ -1,4 +1,4 @@
-"""Folders of images and mask files: your own, and the benchmarks GrabCut, Berkeley, DAVIS and COCO_MVal.
+"""Folders of images and mask files: your own, and the benchmarks that come as such.
 
 | source    | folders                        | mask                                                                  |
 |-----------|--------------------------------|-----------------------------------------------------------------------|
@@ -7,6 +7,11 @@
 | berkeley  | images/ masks/                 | as folder                                                             |
 | davis     | img/ gt/                       | any nonzero channel is the object                                     |
 | coco-mval | img/ gt/                       | as davis                                                              |
+| brats     | image/ annotation/             | as davis                                                              |
+| sstem     | raw/ mitochondria/             | each 8-connected component of what is not 0 is an object              |
+| oaizib    | test/image test/annotations    | each value but 0 is an object                                         |
+
+The published ssTEM reader asks for 4-connected components, but at the wrong place of an argument list, and gets 8.
 
 An image and its mask have the same name but for the ending. Where the first rule holds, NAME_1, NAME_2, ... are
 masks of several objects on the image NAME; what one of them ignores and none claims is ignored for all of them.
@@ -31,7 +36,7 @@ from pipeline.errors import BadRow, UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 IGNORE = 128
 
-Rule = Literal["trimap", "nonzero"]
+Rule = Literal["trimap", "nonzero", "components", "values"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ LAYOUTS = {
     "berkeley": Layout((("images", "masks"),), "trimap"),
     "davis": Layout((("img", "gt"),), "nonzero"),
     "coco-mval": Layout((("img", "gt"),), "nonzero"),
+    "brats": Layout((("image", "annotation"),), "nonzero"),
+    "sstem": Layout((("raw", "mitochondria"),), "components"),
+    "oaizib": Layout((("test/image", "test/annotations"),), "values"),
 }
 
 
@@ -131,32 +139,52 @@ class FolderReader:
             raise BadRow("mask is missing", f"no mask {item.image_id} in {item.mask_folder}/")
         objects: list[Region] = []
         claimed, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+        rule = LAYOUTS[self.source].rule
         for name in item.masks:
             values = self._mask(item, name, shape)
-            mine = values > (IGNORE if LAYOUTS[self.source].rule == "trimap" else 0)
-            found = region(mine)
-            if found is None:
+            mine = values > (IGNORE if rule == "trimap" else 0)
+            found = _regions(values, mine, rule)
+            if not found:
                 problem = BadRow("object with no pixels", f"{name} holds the values {np.unique(values)[:8].tolist()}")
                 if aside is None or len(item.masks) == 1:
                     raise problem
                 aside.append(problem)
                 continue
-            objects.append(found)
+            objects += found
             claimed |= mine
-            if LAYOUTS[self.source].rule == "trimap":
+            if rule == "trimap":
                 ignored |= values == IGNORE
         if not objects:
             raise BadRow("object with no pixels", f"all {len(item.masks)} masks are empty")
         return build_row(item.image_id, data, shape, objects, ignore=ignored & ~claimed, source=self.source)
 
     def _mask(self, item: Item, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """(H, W) uint8 mask values: the first channel, or the largest where any channel counts."""
-        folder = storage.join(self.root, item.mask_folder)
-        colours = decode(fetch(folder, name, "mask"), cv2.IMREAD_COLOR, strict=True, what="mask")
+        """(H, W) mask values: the first channel, the largest where any channel counts, or a grey file's own numbers."""
+        folder, rule = storage.join(self.root, item.mask_folder), LAYOUTS[self.source].rule
+        flags = cv2.IMREAD_UNCHANGED if rule == "values" else cv2.IMREAD_COLOR  # which cuts 16 bits to 8
+        colours = decode(fetch(folder, name, "mask"), flags, strict=True, what="mask")
         if colours.shape[:2] != shape:
             sizes = f"image {shape[0]} x {shape[1]}, {name} {colours.shape[0]} x {colours.shape[1]}"
             raise BadRow("mask has another size", sizes)
-        return colours[..., 0] if LAYOUTS[self.source].rule == "trimap" else colours.max(axis=2)
+        if rule == "values":
+            grey = colours.reshape(*shape, -1)[..., :3]
+            if (grey != grey[..., :1]).any():
+                raise BadRow("mask is not grey", f"{name}: the colours of a pixel are no number of an object")
+            return grey[..., 0]
+        return colours[..., 0] if rule == "trimap" else colours.max(axis=2)
+
+
+def _regions(values: np.ndarray, mine: np.ndarray, rule: Rule) -> list[Region]:
+    """Objects of one mask, in the order of their numbers or of their first pixels."""
+    if rule == "components":
+        count, values = cv2.connectedComponents(mine.astype(np.uint8), connectivity=8)
+        numbers = range(1, count)
+    elif rule == "values":
+        numbers = np.unique(values[mine])
+    else:
+        found = region(mine)
+        return [] if found is None else [found]
+    return [found for number in numbers if (found := region(values == number)) is not None]
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -1,8 +1,6 @@
-"""Recipes: functions that return a complete training config and say what result it should give."""
+"""The recipe of the demo and the tests."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from pipeline import config
 
@@ -22,6 +20,3 @@ def tiny() -> config.TrainConfig:
         train=config.Train(epochs=4, batch=16, log_every=10, val_every=100, val_objects=24, checkpoint_every=50),
         cfr=config.Cfr(crop=160),
     )
-
-
-RECIPES: dict[str, Callable[[], config.TrainConfig]] = {f.__name__: f for f in (tiny,)}

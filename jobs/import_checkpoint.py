@@ -1,0 +1,54 @@
+"""A published .pth checkpoint (CFR-ICL, SimpleClick) -> a checkpoint folder of ours, without running its code.
+
+    python -m jobs.import_checkpoint IN.pth OUT
+
+OUT keeps the unused tensors too, so that `jobs.export_checkpoint` gives the same file back. Name OUT as the file is
+named (cocolvis_icl_vit_huge): the claims table knows published models by their names.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.prepare import Parser
+from pipeline import runtime, storage
+from pipeline.errors import UserError
+from pipeline.model.checkpoints import read_published, write_imported
+from pipeline.model.published import NAMES, Published
+
+
+def describe(published: Published, sha256: str) -> list[str]:
+    """What was found, a line for each fact."""
+    model = published.model
+    numbers = sum(t.numel() for t in published.weights.values())
+    unused = sum(t.numel() for t in published.unused.values())
+    return [
+        f"variant     {NAMES.get((model.patch, model.dim, model.depth), 'none of the published ones')}",
+        f"network     patch {model.patch}, dim {model.dim}, depth {model.depth}, heads {model.heads}, "
+        f"neck {' '.join(map(str, model.neck_dims))}, head {model.head_dim}, crop {model.train_size}",
+        f"used        {len(published.weights)} keys, {numbers:,} parameters",
+        f"left unused {len(published.unused)} keys, {unused:,} numbers (kept for export): "
+        f"{', '.join(sorted(published.unused))}",
+        f"sha256      {sha256}",
+    ]
+
+
+def job(args: list[str]) -> None:
+    parser = Parser(
+        prog="jobs.import_checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="IN", help="the .pth file (local path or URI)")
+    parser.add_argument("out", metavar="OUT", help="new folder (or URI) for the checkpoint")
+    options = parser.parse_args(args)
+    source, out = storage.absolute(options.source), storage.absolute(options.out)
+    if not storage.exists(source) or storage.is_folder(source):
+        raise UserError(f"There is no file {source}.")
+    if storage.exists(out) and (not storage.is_folder(out) or storage.list_files(out)):
+        raise UserError(f"{out} exists already. Choose a new folder.")
+    published, sha256 = read_published(source)
+    write_imported(published, sha256, source, out)
+    print("\n".join([source, *describe(published, sha256), f"written to  {out}"]))
+
+
+if __name__ == "__main__":
+    runtime.main(job)
