@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Table
 from pipeline.report.settings import setting_name, setting_of
 
-ABSENT = "–"
 FORMS = {"noc": "+z.2f", "iou_at": "+z.3f"}
+TITLES = {"noc": "NoC", "iou_at": "IoU"}
 
 
 def compared_blocks(compared: Mapping[str, Any] | None) -> list[Block]:
@@ -28,7 +28,8 @@ def compared_blocks(compared: Mapping[str, Any] | None) -> list[Block]:
         Heading("Compared with an earlier evaluation"),
         Facts(shown, frozenset(name for name, _ in shown) - {"Its date"}),
         *(Paragraph(note) for note in compared["notes"]),
-        _differences(compared["results"]),
+        _numbers(compared["results"]),
+        *(_differences(compared["results"], kind) for kind in FORMS if any(row[kind] for row in compared["results"])),
         Paragraph(
             "Differences are this evaluation minus the earlier one, means over the objects that both have (paired): "
             "fewer clicks and a higher IoU are better. In brackets the 95 % interval over "
@@ -47,26 +48,28 @@ def compared_blocks(compared: Mapping[str, Any] | None) -> list[Block]:
     return blocks
 
 
-def _differences(results: Sequence[Mapping[str, Any]]) -> Table:
-    columns = {kind: sorted({key for row in results for key in row[kind]}, key=int) for kind in FORMS}
+def _numbers(results: Sequence[Mapping[str, Any]]) -> Table:
+    """How many objects are in both evaluations, and in one only."""
+    counts = ("paired", "only_here", "only_there")
+    rows = [[row["dataset"], setting_name(*setting_of(row)), *(str(row[name]) for name in counts)] for row in results]
+    return Table(["data set", "setting", "paired", "only here", "only there"], rows, text_columns=2)
+
+
+def _differences(results: Sequence[Mapping[str, Any]], kind: str) -> Table:
+    keys = sorted({key for row in results for key in row[kind]}, key=int)
     rows: list[list[str]] = []
     marks: dict[str, str] = {}
     for row in results:
         cells = [row["dataset"], setting_name(*setting_of(row))]
-        cells += [str(row[name]) for name in ("paired", "only_here", "only_there")]
-        for kind, form in FORMS.items():
-            for key in columns[kind]:
-                if (figure := row[kind].get(key)) is None:
-                    cells.append(ABSENT)
-                    continue
-                value, low, high = (figure[name] for name in ("difference", "low", "high"))
-                cells.append(f"{value:{form}} [{low:{form}}, {high:{form}}]")
-                if low > 0 or high < 0:  # NoC has two decimals and IoU three, so that no two cells share a text
-                    marks[cells[-1]] = "good" if (value > 0) == (kind == "iou_at") else "bad"
-        rows.append(cells)
-    head = ["data set", "setting", "paired", "only here", "only there", *columns["noc"], *columns["iou_at"]]
-    groups = [("", 5), ("difference in NoC@", len(columns["noc"])), ("difference in IoU@", len(columns["iou_at"]))]
-    return Table(head, rows, text_columns=2, groups=[group for group in groups if group[1]], marks=marks)
+        for key in keys if row[kind] else ():
+            value, low, high = (row[kind][key][name] for name in ("difference", "low", "high"))
+            cells.append(f"{value:{FORMS[kind]}} [{low:{FORMS[kind]}}, {high:{FORMS[kind]}}]")
+            if low > 0 or high < 0:
+                marks[cells[-1]] = "good" if (value > 0) == (kind == "iou_at") else "bad"
+        if row[kind]:
+            rows.append(cells)
+    groups = [("", 2), (f"difference in {TITLES[kind]}@", len(keys))]
+    return Table(["data set", "setting", *keys], rows, text_columns=2, groups=groups, marks=marks)
 
 
 def _largest(results: Sequence[Mapping[str, Any]]) -> Table:
