@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import tyro
 
-from jobs.evaluation_log import print_table, tracked
-from pipeline import runtime
+from jobs.evaluation_log import print_table, tracked, with_comparison
+from pipeline import runtime, storage
 from pipeline.config import Cfr, Eval, Tracking
+from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
 from pipeline.evaluate.request import Request, check, parse_data
+from pipeline.report.compare import Earlier, read_earlier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Args:
     limit: int = 0  # Evaluate only the first so many objects of each data set; 0: all
     actors: int = 0  # Inference actors; 0: one per GPU with --gpu, else one per two free CPUs
     gpu: bool = False  # One GPU for each actor
+    compare: str = ""  # Results folder of an earlier evaluation: the report then says how every object differs
     max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
     tracking_uri: str = ""  # MLflow; empty: MLFLOW_TRACKING_URI, else ./mlflow.db
     experiment: str = "cfr-icl"  # MLflow experiment
@@ -66,13 +69,26 @@ def request_of(args: Args) -> Request:
     )
 
 
+def earlier_of(args: Args) -> Earlier | None:
+    """The earlier evaluation to compare with, if one is named."""
+    if not args.compare:
+        return None
+    uri = storage.absolute(args.compare)
+    if uri == storage.absolute(args.out):
+        raise UserError("--compare names the output folder; name that of another evaluation.")
+    return read_earlier(uri)
+
+
 def job(args: list[str]) -> None:
     options = tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args)
+    earlier = earlier_of(options)
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
     runtime.connect()
     with tracked(checked, tracking) as log:
         evaluation = evaluate(checked, log.about())
+        if earlier is not None:
+            evaluation = with_comparison(evaluation, earlier)
         log.report(evaluation)
     print_table(evaluation.summary)
     print(f"Report: {evaluation.out}/report.html")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.evaluate.job import Evaluation
 from pipeline.evaluate.plan import Setting
 from pipeline.evaluate.request import Checked, options
 from pipeline.evaluate.views import view
+from pipeline.report.compare import Earlier, differences
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import object_strip
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
@@ -52,6 +54,14 @@ class EvaluationLog:
                 self.run.metrics(_final_metrics(entry))
                 for clicks, value in enumerate(entry["mean_iou"], start=1):
                     self.run.metrics({f"{_prefix(entry)}/mean_iou": value}, step=clicks)
+
+
+def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
+    """The evaluation whose summary, the file too, says how it differs from an earlier one."""
+    compared = differences(evaluation.summary, evaluation.objects, earlier)
+    summary = {**evaluation.summary, "compared": compared}
+    storage.write_bytes(storage.join(evaluation.out, "summary.json"), json.dumps(summary, indent=1).encode())
+    return replace(evaluation, summary=summary)
 
 
 @contextlib.contextmanager

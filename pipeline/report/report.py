@@ -17,6 +17,7 @@ from pipeline.evaluate.metrics import IOU_AT, IOU_LEVELS, hold
 from pipeline.report import plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table, to_html, to_markdown
 from pipeline.report.claims import CLAIMS, TOLERANCE, compare
+from pipeline.report.compared import compared_blocks
 from pipeline.report.settings import dataset_rows, setting_name, setting_of
 
 __all__ = ["ObjectPicture", "pick_objects", "setting_name", "write_report"]
@@ -110,6 +111,7 @@ def write_report(
         Heading("Results"),
         _results(summary["results"]),
         *(Paragraph(text) for text in _legend(summary)),
+        *compared_blocks(summary.get("compared")),
         *_plots(summary, objects),
         *_strips("Worst objects", [p for p in pictures if p.kind == "worst"]),
         *_strips("Typical objects", [p for p in pictures if p.kind == "typical"]),

@@ -234,6 +234,7 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
         (["--cfr-stepz", "1"], "--cfr-steps"),
         (["--crop", "65"], "--crop 65"),
         (["--data", "nothing=/nowhere"], "no data set /nowhere"),
+        (["--compare", "/nowhere"], "no folder /nowhere"),
     ],
 )
 def test_mistakes_end_with_one_message_and_exit_2(made: Path, tmp_path: Path, args: list[str], message: str) -> None:
