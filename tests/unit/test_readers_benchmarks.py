@@ -129,8 +129,8 @@ def test_sbd_weights(sbd: Path) -> None:
         (sbd / "weights.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             open_reader("sbd", str(sbd), scores=str(sbd / "weights.csv")).items()
-    (sbd / "weights.pkl").write_bytes(pickle.dumps(print))
-    with pytest.raises(UserError, match=r"asks for builtins.print"):
+    (sbd / "weights.pkl").write_bytes(pickle.dumps(len))
+    with pytest.raises(UserError, match=r"asks for builtins.len"):
         load_weights(str(sbd / "weights.pkl"), ["im_0"])
     (sbd / "weights.pkl").write_bytes(pickle.dumps({"im_0": 1}))
     with pytest.raises(UserError, match="holds a dict"):
