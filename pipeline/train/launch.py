@@ -29,6 +29,15 @@ def preflight(run: config.TrainConfig) -> None:
     runtime.require(workers * run.train.cpus_per_worker + 1, workers if run.train.gpu else 0, what)
 
 
+def deliver(events: list[Event], on_event: OnEvent, failures: list[Exception]) -> None:
+    """Pass events on; what fails (a full disk, say) is kept for the end and stops neither training nor later events."""
+    for event in events:
+        try:
+            on_event(event)
+        except Exception as error:
+            failures.append(error)
+
+
 def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, mlflow_run: str | None) -> None:
     """Train, or continue training, until `run.total_steps`; returns when done.
 
@@ -40,6 +49,7 @@ def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, m
 
     Raises:
         UserError: a mistake found in a worker, with its message.
+        Exception: the first that `on_event` raised, once training has ended.
     """
     preflight(run)
     relay: Any = ray.remote(Relay).options(num_cpus=0).remote()  # pyright: ignore[reportFunctionMemberAccess]
@@ -66,12 +76,12 @@ def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, m
         ),
     )
     stop = threading.Event()
+    failures: list[Exception] = []
 
     def listen() -> None:
         while True:
             ended = stop.wait(0.5)
-            for event in ray.get(relay.take.remote()):
-                on_event(event)
+            deliver(ray.get(relay.take.remote()), on_event, failures)
             if ended:
                 return
 
@@ -86,3 +96,5 @@ def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, m
         if fatal:
             raise UserError(fatal)
     storage.remove(engine)
+    if failures:
+        raise failures[0]
