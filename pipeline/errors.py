@@ -1,4 +1,4 @@
-"""The two kinds of failure that are not bugs: a user's mistake, and a bad row of input data."""
+"""The kinds of failure that are not bugs: a user's mistake, storage or machines that are away, a bad row of data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ class UserError(Exception):
 
     Jobs print the message without a traceback and exit with code 2 (`pipeline.runtime.main`).
     """
+
+
+class Unavailable(Exception):
+    """Something outside that the job needs is away, however long it was waited for; later it may be back.
+
+    Not a user's mistake: what can be repeated is (as after the loss of a training worker); in the end it is one message
+    and exit code 1, and the same command continues.
+    """
+
+
+class StorageUnavailable(Unavailable):
+    """Storage that does not answer, or breaks off, however often it is asked."""
 
 
 class BadRow(Exception):

@@ -1,21 +1,34 @@
 """One way to open local paths and s3:// and gs:// URIs.
 
-Everything goes through `pyarrow.fs`; credentials and endpoints come from the ordinary environment (AWS_*, GOOGLE_*).
+s3:// goes through boto3 (`pipeline.s3`), the rest through `pyarrow.fs`; credentials and endpoints come from the
+ordinary environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
+file or bucket, no right to it, a full disk) and `StorageUnavailable` when the store does not answer after all retries.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import UserError
+from pipeline import s3
+from pipeline.errors import StorageUnavailable, UserError
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 SCHEMES = ("s3", "gs", "file")
-S3_ATTEMPTS = 10  # the default of 3 gives up under a store that answers 503 now and then
+GS_PATIENCE = timedelta(seconds=90)  # of one request, retries included
+AT_ONCE = 16  # requests of `map_parallel` on their way
 
 
 def scheme_of(uri: str) -> str:
@@ -23,25 +36,9 @@ def scheme_of(uri: str) -> str:
     return uri.split("://", 1)[0] if "://" in uri else ""
 
 
-@lru_cache(maxsize=16)
-def _filesystem(scheme: str) -> pafs.FileSystem:
-    if scheme in ("", "file"):
-        return pafs.LocalFileSystem()
-    if scheme == "s3":
-        # Not every pyarrow reads the endpoint from the environment, as every other AWS client does.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
-        return pafs.S3FileSystem(retry_strategy=retries, endpoint_override=endpoint)
-    if scheme == "gs":
-        return pafs.GcsFileSystem()
-    raise UserError(f"{scheme}:// is not a kind of storage we know; use a local path, s3:// or gs://.")
-
-
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a URI and the path inside it."""
-    scheme = scheme_of(uri)
-    path = uri.split("://", 1)[1] if scheme else os.path.abspath(os.path.expanduser(uri))
-    return _filesystem(scheme), path
+def is_remote(uri: str) -> bool:
+    """Whether every machine sees the same thing there."""
+    return scheme_of(uri) not in ("", "file")
 
 
 def absolute(uri: str) -> str:
@@ -53,50 +50,133 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
 
 
-def _info(uri: str) -> pafs.FileInfo:
-    fs, path = filesystem(uri)
+@lru_cache(maxsize=16)
+def _arrow(scheme: str, bucket: str) -> pafs.FileSystem:
+    if scheme in ("", "file"):
+        return pafs.LocalFileSystem()
+    if scheme == "gs":
+        return pafs.GcsFileSystem(retry_time_limit=GS_PATIENCE)
+    if scheme == "s3":
+        s3.client(bucket)  # complains in seconds where arrow's retries would take a minute
+        endpoint, region = s3.endpoint_and_region()
+        # No credentials: given as arguments they would be readable in every pickle of this object.
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=s3.ATTEMPTS)
+        return pafs.S3FileSystem(retry_strategy=retries, endpoint_override=endpoint, region=region)
+    raise UserError(f"{scheme}:// is not a kind of storage we know; use a local path, s3:// or gs://.")
+
+
+def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """A pyarrow file system for a URI and the path inside it: for engines that want one; our own code does not."""
+    path = _path(uri)
+    return _arrow(scheme_of(uri), path.split("/", 1)[0]), path
+
+
+def _path(uri: str) -> str:
+    return uri.split("://", 1)[1] if scheme_of(uri) else os.path.abspath(os.path.expanduser(uri))
+
+
+def _fail(error: Exception, uri: str, done: str) -> NoReturn:
+    """What an error of pyarrow or the operating system means."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, FileNotFoundError):
+        raise UserError(f"There is no file {uri}.") from error
+    denied = isinstance(error, PermissionError) or any(w in text for w in ("PERMISSION_DENIED", "UNAUTHENTICATED"))
+    if not is_remote(uri) or denied or "NOT_FOUND" in text:
+        raise UserError(f"{uri} cannot be {done}: {text}.") from error
+    raise StorageUnavailable(f"{uri} cannot be {done}: {text}") from error
+
+
+def _call(uri: str, done: str, call: Callable[[], T]) -> T:
     try:
-        return fs.get_file_info(path)
+        return call()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"Cannot reach {uri}: {error}") from error
+        _fail(error, uri, done)
+
+
+def _on_s3(uri: str) -> bool:
+    return scheme_of(uri) == "s3"
+
+
+def _info(uri: str) -> pafs.FileInfo:
+    fs, path = arrow_filesystem(uri)
+    return _call(uri, "reached", lambda: fs.get_file_info(path))
 
 
 def exists(uri: str) -> bool:
+    """Whether there is a file or a folder (on object storage: anything below it)."""
+    if _on_s3(uri):
+        return s3.size(_path(uri)) is not None or is_folder(uri)
     return _info(uri).type != pafs.FileType.NotFound
 
 
 def is_folder(uri: str) -> bool:
+    if _on_s3(uri):
+        return next(s3.entries(_path(uri), recursive=True, most=1), None) is not None
     return _info(uri).type == pafs.FileType.Directory
 
 
 def size_of(uri: str) -> int:
     """Bytes of a file; UserError when there is none."""
-    info = _info(uri)
-    if info.type != pafs.FileType.File:
+    if _on_s3(uri):
+        size = s3.size(_path(uri))
+    else:
+        info = _info(uri)
+        size = info.size if info.type == pafs.FileType.File else None
+    if size is None:
         raise UserError(f"There is no file {uri}.")
-    return info.size
+    return size
 
 
 def read_bytes(uri: str) -> bytes:
-    """A whole file.
+    """A whole file; on S3 a large one in parallel parts.
 
     Raises:
-        UserError: there is no such file, or it cannot be reached.
+        UserError: there is no such file, or it may not be read.
     """
-    fs, path = filesystem(uri)
-    try:
+    if _on_s3(uri):
+        try:
+            return s3.read(_path(uri))
+        except s3.Absent as error:
+            raise UserError(f"There is no file {uri}.") from error
+    fs, path = arrow_filesystem(uri)
+
+    def read() -> bytes:
         with fs.open_input_stream(path, compression=None) as stream:
             return stream.read()
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {uri}.") from error
+
+    return _call(uri, "read", read)
+
+
+def open_file(uri: str, size: int | None = None) -> AbstractContextManager[Any]:
+    """A file for reading at any place (what Parquet does), by ranges on object storage.
+
+    Args:
+        size: of the file, where it is known: saves asking for it.
+    """
+    if _on_s3(uri):
+        try:
+            return pa.PythonFile(s3.ObjectFile(_path(uri), size), mode="r")
+        except s3.Absent as error:
+            raise UserError(f"There is no file {uri}.") from error
+    fs, path = arrow_filesystem(uri)
+    return _call(uri, "read", lambda: fs.open_input_file(path))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file whole or not at all: an object store publishes on close, a local file is renamed into place."""
-    fs, path = filesystem(uri)
-    if not isinstance(fs, pafs.LocalFileSystem):
-        with fs.open_output_stream(path, compression=None) as stream:
+    """Write a file whole or not at all: an object store publishes at the end, a local file is renamed into place."""
+    if _on_s3(uri):
+        s3.write(_path(uri), data)
+        return
+    fs, path = arrow_filesystem(uri)
+    if is_remote(uri):
+
+        def send() -> None:
+            # One write and then close: a failed write leaves the upload unfinished, and nothing is published.
+            stream = fs.open_output_stream(path, compression=None)
             stream.write(data)
+            stream.close()
+
+        _call(uri, "written", send)
         return
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
@@ -109,31 +189,60 @@ def write_bytes(uri: str, data: bytes) -> None:
     except OSError as error:
         if os.path.exists(partial):
             os.unlink(partial)
-        raise UserError(f"Cannot write {uri}: {error.strerror or error}.") from error
+        _fail(error, uri, "written")
+
+
+def _below(uri: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:
+    """(URI, bytes, is a folder) of what lies below a folder; an absent folder has nothing."""
+    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
+    if _on_s3(uri):
+        bucket = s3.split(_path(uri))[0]
+        for entry in s3.entries(_path(uri), recursive):
+            yield f"s3://{bucket}/{entry.key}", entry.size, entry.folder
+        return
+    fs, path = arrow_filesystem(uri)
+    selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
+    for info in _call(uri, "listed", lambda: fs.get_file_info(selector)):
+        if info.type != pafs.FileType.NotFound:
+            yield prefix + info.path, info.size or 0, info.type == pafs.FileType.Directory
+
+
+def file_sizes(uri: str, suffix: str = "", recursive: bool = False) -> dict[str, int]:
+    """Bytes of the files below a folder by URI, sorted; an absent folder has none."""
+    found = ((name, size) for name, size, folder in _below(uri, recursive) if not folder and name.endswith(suffix))
+    return dict(sorted(found))
 
 
 def list_files(uri: str, suffix: str = "", recursive: bool = True) -> list[str]:
     """URIs of the files below a folder, sorted; an absent folder has none."""
-    fs, path = filesystem(uri)
-    selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
-    found = (f for f in fs.get_file_info(selector) if f.type == pafs.FileType.File and f.path.endswith(suffix))
-    return sorted(prefix + f.path for f in found)
+    return list(file_sizes(uri, suffix, recursive))
 
 
 def list_folders(uri: str) -> list[str]:
     """URIs of the folders directly below a folder, sorted."""
-    fs, path = filesystem(uri)
-    selector = pafs.FileSelector(path, allow_not_found=True)
-    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
-    return sorted(prefix + f.path for f in fs.get_file_info(selector) if f.type == pafs.FileType.Directory)
+    return sorted(name for name, _, folder in _below(uri, recursive=False) if folder)
 
 
 def remove(uri: str) -> None:
     """Delete a file or a folder with all below it; absent is fine."""
-    fs, path = filesystem(uri)
+    if _on_s3(uri):
+        s3.delete(_path(uri))
+        return
+    fs, path = arrow_filesystem(uri)
     kind = _info(uri).type
     if kind == pafs.FileType.Directory:
-        fs.delete_dir(path)
+        _call(uri, "deleted", lambda: fs.delete_dir(path))
     elif kind == pafs.FileType.File:
-        fs.delete_file(path)
+        _call(uri, "deleted", lambda: fs.delete_file(path))
+
+
+def map_parallel(function: Callable[[V], T], values: Iterable[V]) -> Generator[T]:
+    """`function` of each value, in order, `AT_ONCE` ahead: for requests that wait for a store, not for the CPU."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ahead: deque[Future[T]] = deque()
+        for value in values:
+            ahead.append(pool.submit(function, value))
+            if len(ahead) == AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

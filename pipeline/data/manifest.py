@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -99,23 +99,17 @@ def load_manifest(uri: str) -> Manifest:
         raise UserError(
             f"{uri} has schema version {manifest.schema_version}, this is {SCHEMA_VERSION}: prepare it again."
         )
-    sizes = file_sizes(uri)
+    sizes = storage.file_sizes(uri)
     for shard in manifest.shards:
-        if shard.path not in sizes:
+        where = storage.join(uri, shard.path)
+        if where not in sizes:
             raise UserError(f"{uri} lacks its shard {shard.path}: copy it again, or prepare the data set again.")
-        if sizes[shard.path] != shard.bytes:
+        if sizes[where] != shard.bytes:
             raise UserError(
-                f"{uri}/{shard.path} has {sizes[shard.path]} bytes, the manifest says {shard.bytes}: it was not copied "
+                f"{where} has {sizes[where]} bytes, the manifest says {shard.bytes}: it was not copied "
                 "whole. Copy it again, or prepare the data set again."
             )
     return manifest
-
-
-def file_sizes(uri: str) -> dict[str, int]:
-    """Bytes by file name of the files directly in a folder; an absent folder has none."""
-    fs, path = storage.filesystem(uri)
-    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    return {info.base_name: info.size for info in infos if info.type == pafs.FileType.File}
 
 
 def read_group(uri: str, shard_path: str, group: int) -> list[Row]:
@@ -128,32 +122,42 @@ def read_group(uri: str, shard_path: str, group: int) -> list[Row]:
 
     Raises:
         UserError: the shard is missing or damaged (after some attempts: the network may be at fault).
-        OSError: the storage cannot be reached.
+        StorageUnavailable: the store does not answer.
     """
     where = storage.join(uri, shard_path)
+    return [Row.from_dict(values) for values in read_table(where, group).to_pylist()]
+
+
+def read_table(where: str, group: int, columns: list[str] | None = None) -> pa.Table:
+    """A row group of a shard (or some columns of it), with every page's checksum verified; errors as `read_group`."""
     problem: Exception | None = None
     for attempt in range(READ_ATTEMPTS):
         if attempt:
             time.sleep(RETRY_SECONDS * attempt)
+            _footer.cache_clear()  # the file may have been replaced since
         try:
-            return _read(where, group)
-        except FileNotFoundError as error:
-            raise UserError(f"There is no shard {where}.") from error
+            return _read(where, group, columns)
         # pyarrow reports damage as OSError (checksum, page header), ArrowInvalid (footer), or whatever the
         # garbled values lead to: an absurd length is a MemoryError, a broken string a UnicodeDecodeError.
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
             problem = error
-    if isinstance(problem, OSError) and "AWS Error" in str(problem):
-        raise problem
     raise UserError(
         f"The shard {where} is damaged (row group {group}): {problem}. Copy or prepare it again."
     ) from problem
 
 
-def _read(where: str, group: int) -> list[Row]:
-    fs, path = storage.filesystem(where)
+def _read(where: str, group: int, columns: list[str] | None) -> pa.Table:
+    size, metadata = _footer(where)
     with (
-        fs.open_input_file(path) as file,
-        pq.ParquetFile(file, page_checksum_verification=True) as parquet,
+        storage.open_file(where, size) as file,
+        pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=True) as parquet,
     ):
-        return [Row.from_dict(values) for values in parquet.read_row_group(group).to_pylist()]
+        return parquet.read_row_group(group, columns=columns)
+
+
+@lru_cache(maxsize=512)
+def _footer(where: str) -> tuple[int, pq.FileMetaData]:
+    """Size and footer of a shard, kept: a row group then costs one request."""
+    size = storage.size_of(where)
+    with storage.open_file(where, size) as file:
+        return size, pq.read_metadata(file)

@@ -20,7 +20,7 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import runtime, storage
-from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, file_sizes, load_manifest
+from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
@@ -238,7 +238,7 @@ def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[
 
 def _begin(out: str, plan: dict[str, Any]) -> bool:
     """Note the plan in `out`, or compare it with the one that is there; True when that one is finished."""
-    files = file_sizes(out) if storage.is_folder(out) else {}
+    files = _names(out)
     where = storage.join(out, PLAN)
     if PLAN in files:
         before = json.loads(storage.read_bytes(where))
@@ -253,21 +253,26 @@ def _begin(out: str, plan: dict[str, Any]) -> bool:
     return False
 
 
+def _names(out: str) -> dict[str, int]:
+    """Bytes of the files directly in a folder by name; something that is no folder has none."""
+    found = storage.file_sizes(out) if storage.is_folder(out) else {}
+    return {uri.rsplit("/", 1)[1]: size for uri, size in found.items()}
+
+
 def _finished(out: str, count: int) -> dict[int, dict[str, Any]]:
     """Results of the shards that an earlier run finished.
 
     When that run failed for bad images, the shards that have some are converted again: the images may be mended.
     """
-    sizes = file_sizes(out)
+    sizes = _names(out)
+    paths = [f"shard-{index:05d}.parquet" for index in range(count)]
+    paths = [path for path in paths if _beside(out, path).rsplit("/", 1)[1] in sizes]
     done = {}
-    for index in range(count):
-        path = f"shard-{index:05d}.parquet"
-        if path.replace(".parquet", ".json") not in sizes:
-            continue
-        result = json.loads(storage.read_bytes(_beside(out, path)))
+    for path, text in zip(paths, storage.map_parallel(lambda p: storage.read_bytes(_beside(out, p)), paths)):
+        result = json.loads(text)
         whole = result["info"] is None or sizes.get(path) == result["info"]["bytes"]
         if whole and not (result["rejected"] and REJECTED in sizes):
-            done[index] = result
+            done[result["shard"]] = result
     return done
 
 

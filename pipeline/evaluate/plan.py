@@ -6,17 +6,14 @@ results are one small file whose name depends on the item alone, so the same com
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline import storage
-from pipeline.data.manifest import load_manifest
+from pipeline.data.manifest import load_manifest, read_table
 from pipeline.data.schema import ObjectInfo
-from pipeline.errors import UserError
 
 CHUNK = 8
 """Objects of a plan item with batch size 1; a larger batch takes more, or its slots would stand empty at the end."""
@@ -119,25 +116,23 @@ def open_dataset(name: str, uri: str, crop: int, limit: int = 0) -> DataSet:
         UserError: unfinished, damaged or empty data set (`data.manifest`).
     """
     manifest = load_manifest(uri)
+    wanted = [(shard.path, group) for shard in manifest.shards for group in range(len(shard.row_groups))]
     groups: list[tuple[str, int, list[Place]]] = []
     left = limit if limit > 0 else manifest.objects
-    for shard in manifest.shards:
-        for group in range(len(shard.row_groups)):
-            places = _places(uri, shard.path, group)[:left] if left > 0 else []
+    with contextlib.closing(storage.map_parallel(lambda at: _places(uri, *at), wanted)) as found:
+        for (shard, group), places in zip(wanted, found, strict=False):
+            places = places[:left]
             left -= len(places)
             if places:
-                groups.append((shard.path, group, places))
+                groups.append((shard, group, places))
+            if left <= 0:
+                break
     return DataSet(name, uri, manifest.source, crop, groups, [shard.sha256 for shard in manifest.shards])
 
 
 def _places(uri: str, shard: str, group: int) -> list[Place]:
     """The objects of a row group; reads their columns only."""
-    fs, path = storage.filesystem(storage.join(uri, shard))
-    try:
-        with fs.open_input_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            rows = parquet.read_row_group(group, columns=["image_id", "objects"]).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"The shard {storage.join(uri, shard)} is damaged or cannot be reached: {error}.") from error
+    rows = read_table(storage.join(uri, shard), group, columns=["image_id", "objects"]).to_pylist()
     return [
         Place(index, row["image_id"], object_id)
         for index, row in enumerate(rows)

@@ -148,9 +148,10 @@ def merge(items: Sequence[Item], part_uri: dict[str, str]) -> tuple[pa.Table, pa
     """
     columns = [*OBJECTS.names, "reason", "detail"]
     keys = list(dict.fromkeys((item.dataset, item.setting) for item in items))
+    ordered = sorted(items, key=lambda item: keys.index((item.dataset, item.setting)))
     parts: list[pa.Table] = []
-    for item in sorted(items, key=lambda item: keys.index((item.dataset, item.setting))):
-        part = read_table(part_uri[item.name], columns)
+    found = storage.map_parallel(lambda item: read_table(part_uri[item.name], columns), ordered)
+    for item, part in zip(ordered, found, strict=True):
         held = list(zip(part["image_id"].to_pylist(), part["object_id"].to_pylist(), strict=True))
         if held != [(place.image_id, place.object_id) for place in item.places]:
             raise UserError(f"{part_uri[item.name]} holds other objects; delete it and run the same command again.")

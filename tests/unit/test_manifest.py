@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.data import manifest as m
 from pipeline.data.manifest import Manifest, load_manifest, read_group
 from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map
 from pipeline.data.shards import Job, _write_rows
-from pipeline.errors import UserError
+from pipeline.errors import StorageUnavailable, UserError
 
 
 def make_rows(count: int) -> list[Row]:
@@ -87,7 +88,7 @@ def test_missing_and_cut_shards(data: tuple[Path, list[Row]]) -> None:
     path.unlink()
     with pytest.raises(UserError, match=r"lacks its shard shard-00000.parquet"):
         load_manifest(str(folder))
-    with pytest.raises(UserError, match="There is no shard"):
+    with pytest.raises(UserError, match="There is no file"):
         read_group(str(folder), path.name, 0)
 
 
@@ -120,15 +121,34 @@ def test_reading_is_tried_again(data: tuple[Path, list[Row]], monkeypatch: pytes
     folder, rows = data
     real, calls = m._read, []
 
-    def flaky(where: str, group: int) -> list[Row]:
+    def flaky(where: str, group: int, columns: list[str] | None) -> pa.Table:
         calls.append(group)
         if len(calls) < 3:
-            raise OSError("AWS Error SLOW_DOWN")
-        return real(where, group)
+            raise OSError("a page that was garbled on its way")
+        return real(where, group, columns)
 
     monkeypatch.setattr(m, "_read", flaky)
     assert read_group(str(folder), "shard-00000.parquet", 0) == rows[:17] and len(calls) == 3
     calls.clear()
     monkeypatch.setattr(m, "READ_ATTEMPTS", 2)
-    with pytest.raises(OSError, match="SLOW_DOWN"):  # not the shard's fault
+    with pytest.raises(UserError, match="damaged"):
         read_group(str(folder), "shard-00000.parquet", 0)
+
+
+def test_a_store_that_is_away_is_not_the_shards_fault(
+    data: tuple[Path, list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: object) -> pa.Table:
+        raise StorageUnavailable("503 again and again")
+
+    monkeypatch.setattr(m, "_read", away)
+    with pytest.raises(StorageUnavailable):
+        read_group(str(data[0]), "shard-00000.parquet", 0)
+
+
+def test_a_shard_that_was_replaced_is_read_anew(data: tuple[Path, list[Row]]) -> None:
+    folder, rows = data
+    path = folder / "shard-00000.parquet"
+    assert read_group(str(folder), path.name, 0) == rows[:17]
+    _write_rows(rows[20:], Job(None, str(folder), rows_per_group=5), path.name)  # type: ignore[arg-type]
+    assert read_group(str(folder), path.name, 0) == rows[20:25]

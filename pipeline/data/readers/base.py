@@ -75,7 +75,7 @@ def fetch(folder: str, name: str, what: str = "image") -> bytes:
     uri = storage.join(folder, checked(name))
     try:
         return storage.read_bytes(uri)
-    except (UserError, IsADirectoryError, PermissionError) as error:
+    except UserError as error:
         raise BadRow(f"{what} is missing", str(error)) from error
 
 

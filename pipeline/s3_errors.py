@@ -1,0 +1,91 @@
+"""What an error of boto3 means: nothing there, a user's mistake, or a store that is away. Used by `pipeline.s3`."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from pipeline.errors import StorageUnavailable, UserError
+
+NO_BUCKET = {"NoSuchBucket"}
+ABSENT = {"NoSuchKey", "404", "NotFound"}
+DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem", "MethodNotAllowed"}
+KEYS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "InvalidClientTokenId",
+}
+TRANSIENT = {
+    "RequestTimeout",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "SlowDown",
+    "429",
+    "412",
+}
+TRANSIENT |= {"PreconditionFailed", "RequestTimeTooSkewed", "OperationAborted"}  # replaced while it was read; clocks
+REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"}
+
+
+class Absent(Exception):
+    """There is no such key (the bucket exists)."""
+
+
+def explain(error: Exception, uri: str, done: str, bucket_only: bool = False) -> NoReturn:
+    """Raise what an error of boto3 means.
+
+    Raises:
+        Absent, UserError, StorageUnavailable; anything else as it is.
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions as boto
+
+    if isinstance(error, Boto3Error) and isinstance(error.__context__, Exception):
+        error = error.__context__  # s3transfer wraps the error of a part
+    if isinstance(error, boto.ClientError):
+        answer = error.response
+        code = str(answer.get("Error", {}).get("Code", ""))
+        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in NO_BUCKET or (bucket_only and code in ABSENT):
+            raise UserError(f"There is no bucket {'/'.join(uri.split('/')[:3])}.") from error
+        if code in ABSENT:
+            raise Absent(uri) from error
+        if code in KEYS:
+            raise UserError(
+                f"{uri} cannot be {done}: the AWS credentials are not valid ({code}). Renew them."
+            ) from error
+        if code in DENIED or status == 403:
+            raise UserError(
+                f"{uri} cannot be {done}: access denied ({code}). Use credentials that have the right to it."
+            ) from error
+        if code in REGION:
+            raise UserError(f"{uri} lies in another region: set AWS_REGION to that of the bucket ({code}).") from error
+        if 400 <= status < 500 and code not in TRANSIENT:
+            text = answer.get("Error", {}).get("Message", "")
+            raise UserError(f"{uri} cannot be {done}: the store refuses ({code or status}: {text}).") from error
+        raise StorageUnavailable(
+            f"{uri} cannot be {done}: the store answers {code or status} again and again."
+        ) from error
+    credentials = (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.TokenRetrievalError,
+        boto.SSOTokenLoadError,
+        boto.UnauthorizedSSOTokenError,
+        boto.NoAuthTokenError,
+        boto.ProfileNotFound,
+    )
+    if isinstance(error, credentials):
+        raise UserError(
+            f"{uri} cannot be {done}: no AWS credentials ({error}). Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or give the machine a role."
+        ) from error
+    if isinstance(error, boto.ParamValidationError):
+        raise UserError(f"{uri} is not a proper s3:// URI: {' '.join(str(error).split())}") from error
+    if isinstance(error, (boto.BotoCoreError, ConnectionError, TimeoutError)):  # dropped connections among them
+        raise StorageUnavailable(f"{uri} cannot be {done}: {' '.join(str(error).split())}") from error
+    raise error

@@ -1,0 +1,121 @@
+"""A reverse proxy before an S3 server that misbehaves on request: 503s, cut bodies, no writing, no answer at all."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+WRITING = ("PUT", "POST", "DELETE")
+HOP = {"connection", "transfer-encoding", "keep-alive"}
+
+
+class FaultyS3:
+    """The proxy and its switches, which may be turned at any time.
+
+    Attributes:
+        slow_down_every: every n-th request is answered 503 SlowDown; 0: none.
+        cut_every: the body of every n-th GET with a body ends in the middle and the connection with it; 0: none.
+        refuse: decides, by method and path, which requests are answered 403 AccessDenied.
+        down: connections are closed without an answer.
+        counts: requests by method, and "503", "cut", "403" for what was done to them.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.slow_down_every = self.cut_every = 0
+        self.refuse: Callable[[str, str], bool] = lambda method, path: False
+        self.down = False
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._requests = self._bodies = 0
+        address = urlsplit(target)
+        self._target = (address.hostname or "", address.port or 80)
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                if proxy.down:
+                    self.close_connection = True
+                    return
+                super().handle_one_request()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def serve(self) -> None:
+                proxy._serve(self)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = serve
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def heal(self) -> None:
+        """All switches off; the counts stay."""
+        self.slow_down_every = self.cut_every = 0
+        self.refuse = lambda method, path: False
+        self.down = False
+
+    def _turn(self, every: int, counter: str) -> bool:
+        """Whether it is this request's turn to suffer."""
+        with self._lock:
+            count = getattr(self, counter) + 1
+            setattr(self, counter, count)
+            return bool(every) and count % every == 0
+
+    def _serve(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        self.counts[request.command] += 1
+        if self._turn(self.slow_down_every, "_requests"):
+            self.counts["503"] += 1
+            self._error(request, 503, "SlowDown", "Please reduce your request rate.")
+            return
+        if self.refuse(request.command, request.path):
+            self.counts["403"] += 1
+            self._error(request, 403, "AccessDenied", "Access Denied")
+            return
+        upstream = http.client.HTTPConnection(*self._target, timeout=60)
+        try:
+            headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
+            upstream.request(request.command, request.path, body or None, headers)
+            answer = upstream.getresponse()
+            data = answer.read()
+        finally:
+            upstream.close()
+        request.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in HOP | {"content-length"}:
+                request.send_header(name, value)
+        length = answer.getheader("Content-Length") if request.command == "HEAD" else None
+        request.send_header("Content-Length", length or str(len(data)))
+        request.end_headers()
+        if request.command == "GET" and len(data) > 1 and self._turn(self.cut_every, "_bodies"):
+            self.counts["cut"] += 1
+            request.wfile.write(data[: len(data) // 2])
+            request.wfile.flush()
+            request.connection.shutdown(socket.SHUT_RDWR)
+            request.close_connection = True
+            return
+        request.wfile.write(data)
+
+    @staticmethod
+    def _error(request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
+        data = b"" if request.command == "HEAD" else ERROR.format(code=code, message=message).encode()
+        request.send_response(status)
+        request.send_header("Content-Type", "application/xml")
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data)

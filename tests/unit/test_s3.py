@@ -1,0 +1,214 @@
+"""Storage on S3 against a real server over HTTP: whole or not at all, through faults, with messages that help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline import s3, storage
+from pipeline.errors import StorageUnavailable, UserError
+from tests.faulty_s3 import WRITING, FaultyS3
+
+SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+SECRET = "not-to-be-seen-anywhere"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+def forget() -> None:
+    for cached in (s3._client, s3.client, storage._arrow):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """A proxy before the server, whose switches are off, and a bucket `bkt`; the environment names both."""
+    faulty = FaultyS3(server)
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(s3, "LONGEST_PAUSE", 0.05)
+    forget()
+    s3._client(3).create_bucket(Bucket="bkt")
+    yield faulty
+    faulty.close()
+    forget()
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Files above 5 MiB, the smallest part that S3 takes, travel in parts."""
+    monkeypatch.setattr(s3, "PART", 5 << 20)
+    return 5 << 20
+
+
+def test_files_and_folders(proxy: FaultyS3) -> None:
+    root = "s3://bkt/a folder/é"
+    for name, data in (("one.bin", b"1"), ("sub/two.bin", b"22"), ("sub/deep/three.txt", b""), ("subway.bin", b"x")):
+        storage.write_bytes(storage.join(root, name), data)
+    assert storage.read_bytes(f"{root}/sub/two.bin") == b"22"
+    assert storage.read_bytes(f"{root}/sub/deep/three.txt") == b""
+    assert storage.size_of(f"{root}/sub/two.bin") == 2
+    assert storage.list_files(root, ".bin") == [f"{root}/{n}" for n in ("one.bin", "sub/two.bin", "subway.bin")]
+    assert storage.list_files(root, recursive=False) == [f"{root}/one.bin", f"{root}/subway.bin"]
+    assert storage.list_folders(root) == [f"{root}/sub"]
+    assert storage.file_sizes(f"{root}/sub") == {f"{root}/sub/two.bin": 2}
+    for uri, there, folder in (
+        (f"{root}/sub", True, True),
+        (f"{root}/one.bin", True, False),
+        (f"{root}/s", False, False),
+    ):
+        assert (storage.exists(uri), storage.is_folder(uri)) == (there, folder)
+    storage.remove(f"{root}/sub")
+    storage.remove(f"{root}/absent")
+    assert storage.list_files(root) == [f"{root}/one.bin", f"{root}/subway.bin"]
+    with pytest.raises(UserError, match=r"There is no file s3://bkt/a folder/é/sub/two\.bin"):
+        storage.read_bytes(f"{root}/sub/two.bin")
+    assert storage.list_files("s3://bkt/nothing") == [] and not storage.exists("s3://bkt/nothing")
+
+
+def test_more_files_than_one_page_of_the_store(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PAGE", 3)
+    names = [f"s3://bkt/many/{i}" for i in range(8)]
+    for name in names:
+        storage.write_bytes(name, b"")
+    assert storage.list_files("s3://bkt/many") == names
+    storage.remove("s3://bkt/many")
+    assert storage.list_files("s3://bkt/many") == []
+
+
+def test_large_files_travel_in_parts(proxy: FaultyS3, small_parts: int) -> None:
+    data = os.urandom(3 * small_parts + 17)
+    storage.write_bytes("s3://bkt/large", data)
+    proxy.counts.clear()
+    assert storage.read_bytes("s3://bkt/large") == data
+    assert proxy.counts["GET"] == 4
+    with storage.open_file("s3://bkt/large") as file:
+        file.seek(small_parts - 3)
+        assert file.read(7) == data[small_parts - 3 : small_parts + 4]
+
+
+@pytest.mark.parametrize(("slow_down", "cut"), [(3, 0), (0, 2), (4, 3)])
+def test_503_and_cut_bodies_are_ridden_out(proxy: FaultyS3, small_parts: int, slow_down: int, cut: int) -> None:
+    data = os.urandom(2 * small_parts + 5)
+    proxy.slow_down_every, proxy.cut_every = slow_down, cut
+    for name in ("a", "b"):
+        storage.write_bytes(f"s3://bkt/ridden/{name}", data)
+        assert storage.read_bytes(f"s3://bkt/ridden/{name}") == data
+    assert storage.list_files("s3://bkt/ridden") == ["s3://bkt/ridden/a", "s3://bkt/ridden/b"]
+    assert (proxy.counts["503"] > 0) == bool(slow_down) and (proxy.counts["cut"] > 0) == bool(cut)
+
+
+def test_parquet_by_ranges(proxy: FaultyS3) -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"x": list(range(4000)), "y": [os.urandom(50) for _ in range(4000)]})
+    pq.write_table(table, sink, row_group_size=1000, write_page_checksum=True)
+    storage.write_bytes("s3://bkt/t.parquet", sink.getvalue().to_pybytes())
+    proxy.cut_every = 2
+    with storage.open_file("s3://bkt/t.parquet") as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+        assert parquet.read_row_group(2).equals(table.slice(2000, 1000))
+    proxy.refuse = lambda method, path: True
+    with storage.open_file("s3://bkt/t.parquet", 1000) as file, pytest.raises(UserError, match="access denied"):
+        pq.ParquetFile(file)
+
+
+def test_an_upload_that_fails_publishes_nothing(proxy: FaultyS3, small_parts: int) -> None:
+    storage.write_bytes("s3://bkt/kept", b"old")
+    proxy.refuse = lambda method, path: "partNumber=3" in path
+    with pytest.raises(UserError, match="s3://bkt/kept cannot be written: access denied"):
+        storage.write_bytes("s3://bkt/kept", os.urandom(4 * small_parts))
+    proxy.heal()
+    assert storage.read_bytes("s3://bkt/kept") == b"old"
+    assert "Uploads" not in s3.client("bkt").list_multipart_uploads(Bucket="bkt")
+
+
+def test_reading_only(proxy: FaultyS3) -> None:
+    storage.write_bytes("s3://bkt/r/x", b"1")
+    proxy.refuse = lambda method, path: method in WRITING
+    for act in (lambda: storage.write_bytes("s3://bkt/r/y", b"2"), lambda: storage.remove("s3://bkt/r/x")):
+        with pytest.raises(UserError, match=r"s3://bkt/r/.*access denied \(AccessDenied\)"):
+            act()
+    assert storage.read_bytes("s3://bkt/r/x") == b"1"
+
+
+def test_messages(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="There is no bucket s3://nowhere"):
+        storage.read_bytes("s3://nowhere/x")
+    with pytest.raises(UserError, match="There is no bucket s3://nowhere"):
+        storage.list_files("s3://nowhere")
+    for uri in ("s3://key:secret@bkt/x", "s3://bkt/x?endpoint_override=y"):
+        with pytest.raises(UserError, match="nothing more") as caught:
+            storage.exists(uri)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match="needs a bucket"):
+        storage.exists("s3:///x")
+    with pytest.raises(UserError, match="not a proper"):
+        storage.exists("s3://Ein Eimer/x")
+    proxy.refuse = lambda method, path: True
+    with pytest.raises(UserError, match="access denied"):
+        storage.read_bytes("s3://bkt/x")
+
+
+def test_without_credentials(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    forget()
+    with pytest.raises(UserError, match="no AWS credentials"):
+        storage.read_bytes("s3://bkt/x")
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    forget()
+    with pytest.raises(UserError, match="absent"):
+        storage.read_bytes("s3://bkt/x")
+
+
+def test_settings_of_a_profile(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("aws")
+    (folder / "config").write_text(f"[profile lab]\nregion = eu-north-1\nendpoint_url = {proxy.url}\n")
+    (folder / "credentials").write_text(f"[lab]\naws_access_key_id = k\naws_secret_access_key = {SECRET}\n")
+    storage.write_bytes("s3://bkt/p/x", b"1")
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    forget()
+    assert storage.read_bytes("s3://bkt/p/x") == b"1"
+    assert s3.endpoint_and_region() == (proxy.url, "eu-north-1")
+    fs, path = storage.arrow_filesystem("s3://bkt/p/x")
+    assert fs.get_file_info(path).size == 1  # the engine's own client finds the same store
+
+
+def test_a_dead_store_is_reported_soon(proxy: FaultyS3) -> None:
+    proxy.down = True
+    forget()
+    with pytest.raises(StorageUnavailable, match="s3://bkt cannot be reached"):
+        storage.read_bytes("s3://bkt/x")
+
+
+def test_the_file_system_for_engines_keeps_no_secret(proxy: FaultyS3) -> None:
+    import pickle
+
+    storage.write_bytes("s3://bkt/f/x", b"1")
+    fs, path = storage.arrow_filesystem("s3://bkt/f")
+    assert isinstance(fs, pafs.S3FileSystem) and path == "bkt/f"
+    assert fs.get_file_info("bkt/f/x").size == 1
+    assert SECRET.encode() not in pickle.dumps(fs)
