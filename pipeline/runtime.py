@@ -1,27 +1,42 @@
-"""Ray at the edge of a job: connect or start, check resources before work, progress, exit codes."""
+"""Ray at the edge of a job: connect or start, check machines before work, stop signals, progress, exit codes."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
-from pipeline.errors import UserError
+from pipeline import storage
+from pipeline.cluster import Node, grown
+from pipeline.errors import Unavailable, UserError
 
 # Read by Ray when its modules are imported, so they are set here, before `import ray` below.
 # A report of a training worker waits for the next health check: 2 s by default, far longer than a small step.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "3600")
+# How long a training run waits for machines is `train.wait_for_workers`, in tries of this length.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+E = TypeVar("E", bound=Exception)
 
 LOCAL_STORE_BYTES = 1_500_000_000
+NODE_CHECK_SECONDS = 120.0  # a machine that has not looked at the storage by then is reported
+STOPPED = 128 + signal.SIGTERM  # exit code, as shells count it
 
 
 def connect(min_cpus: int = 4) -> None:
@@ -44,6 +59,23 @@ def connect(min_cpus: int = 4) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)  # after ray.init, which sets a handler of its own
+
+
+def nodes() -> list[Node]:
+    """The machines of the cluster that are alive."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+
+
+def capacity() -> list[Node]:
+    """The machines that work may ask for: those there are, or those an autoscaling cluster may grow to.
+
+    Ray does not tell how far an autoscaler may go; such a cluster says it in CFR_ICL_CLUSTER_LIMIT (`cluster.grown`).
+    """
+    limit = os.environ.get("CFR_ICL_CLUSTER_LIMIT", "")
+    return grown(limit) if limit else nodes()
 
 
 def require(cpus: float, gpus: float, what: str) -> None:
@@ -52,14 +84,102 @@ def require(cpus: float, gpus: float, what: str) -> None:
     Raises:
         UserError: naming what was asked for and what there is.
     """
-    have = ray.cluster_resources()
-    for kind, asked in (("CPU", cpus), ("GPU", gpus)):
-        if asked > have.get(kind, 0.0) + 1e-6:
+    machines = capacity()
+    have = {"CPU": sum(node.cpus for node in machines), "GPU": sum(node.gpus for node in machines)}
+    for kind, other, asked in (("CPU", "GPU", cpus), ("GPU", "CPU", gpus)):
+        if asked > have[kind] + 1e-6:
             raise UserError(
-                f"{what} asks for {asked:g} {kind}s, but the cluster has {have.get(kind, 0.0):g} "
-                f"(and {have.get('CPU' if kind == 'GPU' else 'GPU', 0.0):g} {'CPU' if kind == 'GPU' else 'GPU'}s). "
-                f"Ask for fewer, or add machines."
+                f"{what} asks for {asked:g} {kind}s, but the cluster has {have[kind]:g} "
+                f"(and {have[other]:g} {other}s). Ask for fewer, or add machines."
             )
+
+
+def check_everywhere(inputs: Sequence[str], out: str = "") -> None:
+    """Make sure that every machine of the cluster sees the inputs and the output folder, before work starts.
+
+    A local path that is not on a shared file system, or credentials that only the driver has, would otherwise be found
+    when the work has been running for hours.
+
+    Args:
+        inputs: files or folders that exist for this process.
+        out: folder that this process writes to, and other machines will; "": none.
+
+    Raises:
+        UserError: naming the machine and what it does not see.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2:
+        return
+    marker = storage.join(out, f".seen-{uuid.uuid4().hex}") if out else ""
+    if marker:
+        storage.write_bytes(marker, b"")
+    try:
+        look: Any = ray.remote(num_cpus=0)(_unseen)
+        asked = {
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                [*inputs, *([marker] if marker else [])]
+            ): node["NodeManagerAddress"]
+            for node in alive
+        }
+        waiting = list(asked)
+        deadline = time.monotonic() + NODE_CHECK_SECONDS
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise UserError(
+                    f"Machine {asked[waiting[0]]} of the cluster did not answer within {NODE_CHECK_SECONDS:g} s. "
+                    "Look at its log, or remove it."
+                )
+            with contextlib.suppress(RayError):  # a machine lost meanwhile does no work
+                missing = ray.get(ready[0])
+                if missing:
+                    raise UserError(_unshared(missing, marker, out, asked[ready[0]]))
+    finally:
+        if marker:
+            storage.remove(marker)
+
+
+def _unseen(uris: list[str]) -> str:
+    """The first URI that does not exist on this machine, with the storage's complaint if it has one; "" if all do."""
+    for uri in uris:
+        try:
+            if not storage.exists(uri):
+                return uri
+        except (UserError, Unavailable) as error:
+            return f"{uri} ({error})"
+    return ""
+
+
+def _unshared(missing: str, marker: str, out: str, address: str) -> str:
+    what = out if marker and missing.startswith(marker) else missing
+    return (
+        f"Machine {address} of the cluster does not see {what}, which this machine does. On several machines every "
+        "path must be on a shared file system or on object storage (s3://, gs://), and all need the credentials."
+    )
+
+
+_stop_calls: list[Callable[[], None]] = []
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    """First ask the work to end by itself, if it can; a second signal ends it at once."""
+    if _stop_calls:
+        call = _stop_calls.pop()
+        print("stopping: saving what is done (a second signal stops at once)", file=sys.stderr, flush=True)
+        call()
+        return
+    raise SystemExit(STOPPED)
+
+
+@contextlib.contextmanager
+def stoppable(stop: Callable[[], None]) -> Iterator[None]:
+    """While this is open, SIGTERM (`ray job stop`, say) calls `stop`, once, instead of ending the job."""
+    _stop_calls.append(stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            _stop_calls.remove(stop)
 
 
 class Progress:
@@ -103,6 +223,10 @@ def duration(seconds: float) -> str:
 
 def user_error_in(error: BaseException | None) -> UserError | None:
     """The UserError inside an exception that crossed a Ray task, or None."""
+    return _inside(error, UserError)
+
+
+def _inside(error: BaseException | None, kind: type[E]) -> E | None:
     seen: set[int] = set()
     stack = [error]
     while stack:
@@ -110,28 +234,29 @@ def user_error_in(error: BaseException | None) -> UserError | None:
         if e is None or id(e) in seen:
             continue
         seen.add(id(e))
-        if isinstance(e, UserError):
-            return UserError(*getattr(getattr(e, "cause", e), "args", e.args))
+        if isinstance(e, kind):
+            return kind(*getattr(getattr(e, "cause", e), "args", e.args))
         stack += [e.__cause__, e.__context__, getattr(e, "cause", None)]
         stack += list(getattr(e, "worker_failures", {}).values())
     return None
 
 
 def main(job: Callable[[list[str]], None]) -> NoReturn:
-    """Run a job with the command line; exit 0 done, 2 the user's mistake (one message), 1 anything else."""
+    """Run a job with the command line; exit 0 done, 2 the user's mistake (one message), 143 stopped, 1 all else."""
     try:
         job(sys.argv[1:])
         code = 0
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as end:
+        code = end.code
     except Exception as error:
-        mistake = user_error_in(error)
-        if mistake is None:
+        mistake, away = user_error_in(error), _inside(error, Unavailable)
+        if mistake is None and away is None:
             traceback.print_exc()
-            code = 1
         else:
-            print(f"error: {mistake}", file=sys.stderr)
-            code = 2
+            print(f"error: {mistake or away}", file=sys.stderr)
+        code = 1 if mistake is None else 2
     sys.stdout.flush()
     if ray.is_initialized():
         ray.shutdown()

@@ -21,6 +21,8 @@ from ray.data import ExecutionOptions, ExecutionResources
 from ray.exceptions import RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
+from pipeline import runtime
+from pipeline.cluster import stream_tasks
 from pipeline.config import TrainConfig
 from pipeline.data import order
 from pipeline.data.manifest import Manifest, read_group
@@ -50,25 +52,10 @@ def make_block(batch: Batch, tasks: Sequence[Task], config: TrainConfig) -> Batc
     return make_chunk(rows, config, task.slice.chunk, task.slice.start, task.slice.stop)
 
 
-def parallel_tasks(config: TrainConfig, world: int) -> int:
-    """Stream tasks that may run at once for one of `world` ranks.
-
-    Raises:
-        UserError: the training workers leave no CPU of the cluster for the stream (it would wait for ever).
-    """
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    free = cpus - world * config.train.cpus_per_worker
-    if free < 1:
-        raise UserError(
-            f"{world} training workers with {config.train.cpus_per_worker:g} CPUs each leave no CPU of the cluster's "
-            f"{cpus:g} for making samples: use fewer train.workers or a smaller train.cpus_per_worker."
-        )
-    return config.data.workers or max(1, int(free // world))
-
-
 def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int) -> Iterator[Batch]:
     """The blocks of some tasks, in their order."""
     # from_items and not range: range would run all its read tasks, one per block, before the first map task.
+    tasks_at_once = stream_tasks(runtime.nodes(), config.train, world, config.data.workers)
     dataset = ray.data.from_items(list(range(len(tasks))), override_num_blocks=len(tasks))
     context = dataset.context
     context.enable_progress_bars = False
@@ -77,9 +64,7 @@ def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int) -> Iterator[
     store = ray.cluster_resources().get("object_store_memory", 0.0) / (2 * world)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
-        resource_limits=ExecutionResources.for_limits(
-            cpu=parallel_tasks(config, world), object_store_memory=store or None
-        ),
+        resource_limits=ExecutionResources.for_limits(cpu=tasks_at_once, object_store_memory=store or None),
     )
     with warnings.catch_warnings():
         # "Use named parameters instead": this Ray has none for retries.
@@ -160,15 +145,15 @@ def batches(
         steps: optimizer steps.
 
     Yields:
-        steps * train.accumulate batches of train.micro_batch samples with the columns of `make_chunk`. Arrays may be
-        read-only views into the object store.
+        steps * train.accumulate batches of train.micro_batch(world) samples with the columns of `make_chunk`. Arrays
+        may be read-only views into the object store.
 
     Raises:
         UserError: too many images do not decode; a corrupt shard; no CPU left for the stream.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     plan = order.Plan([s.row_groups for s in manifest.shards], [s.weights for s in manifest.shards], config.seed)
-    count, size = steps * config.train.accumulate, config.train.micro_batch
+    count, size = steps * config.train.accumulate, config.train.micro_batch(world)
     slices = order.rank_slices(position, rank, world, config.data.chunk)
     counted = BadImages(manifest.rows, config.data.max_bad_fraction)
     for batch in rebatch(_segments(plan, manifest, slices, count * size, config, world), size, count):

@@ -1,0 +1,109 @@
+"""What a cluster's machines are used for: pure arithmetic over their shapes. `pipeline.runtime` reads the shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.config import Train
+from pipeline.errors import UserError
+
+ENOUGH_CPUS = 4
+"""CPUs for each training GPU with which the CPU-only machines make all samples: a core makes 166 samples of 448 pixels
+a second (benchmarks/results.md), more than one GPU trains on."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine that is alive, by the resources it was started with."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+def grown(text: str) -> list[Node]:
+    """The machines that an autoscaling cluster may grow to, from CFR_ICL_CLUSTER_LIMIT.
+
+    Args:
+        text: JSON, e.g. [{"count": 8, "cpus": 48, "gpus": 4}, {"count": 4, "cpus": 32}].
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        kinds = json.loads(text)
+        return [
+            Node(float(kind["cpus"]), float(kind.get("gpus", 0))) for kind in kinds for _ in range(int(kind["count"]))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"CFR_ICL_CLUSTER_LIMIT is {text!r}; it takes a list of machines as JSON, such as "
+            '[{"count": 8, "cpus": 48, "gpus": 4}, {"count": 4, "cpus": 32}].'
+        ) from error
+
+
+def stream_cpus(nodes: Sequence[Node], train: Train, world: int) -> float:
+    """CPUs that make samples while `world` workers train.
+
+    GPU machines train; where CPU-only machines have enough CPUs, they alone make the samples (the engine prefers them
+    for tasks without a GPU). Elsewhere every CPU that training leaves free makes samples.
+    """
+    free = sum(node.cpus for node in nodes) - world * train.cpus_per_worker
+    aside = sum(node.cpus for node in nodes if not node.gpus)
+    return aside if train.gpu and aside >= ENOUGH_CPUS * world else free
+
+
+def stream_tasks(nodes: Sequence[Node], train: Train, world: int, wanted: int = 0) -> int:
+    """Augmentation tasks that may run at once for each of `world` training workers.
+
+    Args:
+        wanted: what the user asks for; 0: as many as the cluster's shape suggests.
+
+    Raises:
+        UserError: the training workers leave no CPU for the stream (it would wait for ever).
+    """
+    cpus = stream_cpus(nodes, train, world)
+    if cpus < 1:
+        raise UserError(
+            f"{world} training workers with {train.cpus_per_worker:g} CPUs each leave no CPU of the cluster's "
+            f"{sum(node.cpus for node in nodes):g} for making samples: use fewer train.workers or a smaller "
+            "train.cpus_per_worker."
+        )
+    return wanted or max(1, math.floor(cpus / world))
+
+
+def check_workers(nodes: Sequence[Node], train: Train, workers: int) -> None:
+    """Refuse what the cluster can never give: `workers` training workers, and one CPU at least for the stream.
+
+    Args:
+        nodes: all machines that there are, or that an autoscaler may add.
+
+    Raises:
+        UserError: saying what was asked for, what there is, and what to change.
+    """
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    what = f"Training with {workers} worker(s) of {train.cpus_per_worker:g} CPU, plus 1 CPU for the data stream,"
+    if train.gpu and gpus < workers:
+        raise UserError(f"{what} asks for {workers} GPUs, but the cluster has {gpus:g} (and {cpus:g} CPUs). {_MEND}")
+    if workers * train.cpus_per_worker + 1 > cpus + 1e-6:
+        raise UserError(
+            f"{what} asks for {workers * train.cpus_per_worker + 1:g} CPUs, but the cluster has {cpus:g} "
+            f"(and {gpus:g} GPUs). {_MEND}"
+        )
+    fit = sum(_fit(node, train) for node in nodes)
+    if fit < workers:
+        raise UserError(
+            f"{what}: a worker needs {train.cpus_per_worker:g} CPU{' and 1 GPU' if train.gpu else ''} on one machine, "
+            f"and the cluster's {len(nodes)} machines have room for {fit}. {_MEND}"
+        )
+
+
+_MEND = "Ask for fewer, or add machines."
+
+
+def _fit(node: Node, train: Train) -> int:
+    """Training workers that fit one machine."""
+    by_cpu = math.floor((node.cpus + 1e-6) / train.cpus_per_worker) if train.cpus_per_worker else 10**6
+    return min(by_cpu, math.floor(node.gpus)) if train.gpu else by_cpu
