@@ -70,20 +70,23 @@ def job(args: list[str]) -> None:
     check_crop(run.model, run.cfr.crop, "--cfr.crop")
     manifests = [load_manifest(uri) for uri in (run.data.train, run.data.val) if uri]
     checkpoints = complete_checkpoints(run.out)
-    done = step_of(checkpoints[-1]) if checkpoints else 0
+    first = step_of(checkpoints[-1]) if checkpoints else 0
     if run.model.start and not checkpoints:
         new_model(run.model, run.model.start)  # a wrong start is the user's mistake: found before anything is begun
     tracking = resolve_tracking(run.tracking, fallback_root=run.out.rsplit("/", 1)[0])
     run = dataclasses.replace(run, tracking=tracking)
     begun = open_folder(run)
-    if done >= run.total_steps:
-        print(f"{run.out} is complete: {done} steps. Raise --train.steps to train on, or choose another --out.")
+    if first >= run.total_steps:
+        print(f"{run.out} is complete: {first} steps. Raise --train.steps to train on, or choose another --out.")
         return
-    print(f"{'continuing' if begun else 'training'} {run.recipe} at step {done} of {run.total_steps}: {run.out}")
+    print(f"{'continuing' if begun else 'training'} {run.recipe} at step {first} of {run.total_steps}: {run.out}")
     print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
     runtime.connect()
-    with TrainingLog(run, done) as log:
-        fit(run, partial(validate_share, run=run) if run.data.val else None, log.on_event, log.run_id)
+    with TrainingLog(run, first) as log:
+        done = fit(run, partial(validate_share, run=run) if run.data.val else None, log.on_event, log.run_id)
+        if not done:
+            print(f"stopped: {run.out} is saved, and the same command continues it", flush=True)
+            raise SystemExit(runtime.STOPPED)
     print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
 
 

@@ -68,8 +68,9 @@ class TrainingLog:
             shown = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
             note = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
             self.progress.update(event.step - self.progress.done, note)
-        elif event.kind == "checkpoint":
+        elif event.kind == "save":
             self.metrics.save()
+        elif event.kind == "checkpoint":
             self.tracked.tags({"checkpoint": event.payload, "checkpoint_step": str(event.step)})
         elif event.kind == "pictures":
             for name, picture in _pictures(event.payload).items():

@@ -40,7 +40,7 @@ class Data:
     min_object_area: int = 1000  # Objects with fewer pixels after the crop are dropped
     stuff_prob: float = 0.30  # Share of the images whose stuff regions count as objects
     chunk: int = 32  # Samples made by one task of the stream (one row group is read for them)
-    workers: int = 0  # Parallel augmentation tasks per training worker; 0: from the cluster's free CPUs
+    workers: int = 0  # Parallel augmentation tasks per training worker; 0: from the cluster's shape
     max_bad_fraction: float = 0.01  # Share of unreadable images above which a job stops
 
     def __post_init__(self) -> None:
@@ -178,6 +178,9 @@ class Train:
     batch: int = 32  # Samples of one optimizer step, over all workers and accumulation steps
     accumulate: int = 1  # Backward passes per optimizer step
     workers: int = 1  # Data-parallel training workers
+    min_workers: int = 0  # Elastic: train on with as few workers as this while others are lost; 0: always `workers`
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: every worker holds the whole model; fsdp: weights, gradients and moments are cut among the workers."""
     gpu: bool = False  # Give each worker one GPU
     cpus_per_worker: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -188,6 +191,8 @@ class Train:
     checkpoint_every: int = 500
     keep: int = 3  # Checkpoints kept (the best by validation is kept besides)
     max_failures: int = 3  # Restarts after the loss of a worker before the run fails
+    wait_for_workers: int = 1800  # Seconds to wait for machines that replace lost ones before the run fails
+    explode_factor: float = 100.0  # A loss above this many times its recent median ends the run; 0: only NaN does
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "workers", "log_every", "checkpoint_every", "keep"):
@@ -198,11 +203,19 @@ class Train:
             f"train.batch {self.batch} cannot be divided among {self.workers} workers x {self.accumulate} "
             f"accumulation steps; choose a multiple of {parts}.",
         )
+        check(
+            0 <= self.min_workers <= self.workers,
+            f"train.min_workers must be between 0 and train.workers ({self.workers}), got {self.min_workers}.",
+        )
+        check(self.wait_for_workers >= 0, f"train.wait_for_workers must be >= 0, got {self.wait_for_workers}.")
+        check(self.explode_factor >= 0, f"train.explode_factor must be >= 0, got {self.explode_factor}.")
 
-    @property
-    def micro_batch(self) -> int:
-        """Samples of one forward pass on one worker."""
-        return self.batch // (self.workers * self.accumulate)
+    def micro_batch(self, world: int) -> int:
+        """Samples of one forward pass on one of `world` workers.
+
+        An elastic run may have a number of workers that does not divide the batch: it is then rounded up.
+        """
+        return -(-self.batch // (world * self.accumulate))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from pipeline.data.manifest import MANIFEST, Manifest, ShardInfo
 from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, table
 from pipeline.model.checkpoints import FORMAT, MODEL, STATE
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.model.tensor_files import file_name
 
 SIDE = 64
 
@@ -81,7 +82,9 @@ def small_model(seed: int = 0) -> ClickSegmenter:
 def write_checkpoint(folder: Path, seed: int = 0, mlflow_run: str | None = None) -> str:
     """A checkpoint of `small_model` that can be evaluated (it has no optimizer state); returns its URI."""
     folder.mkdir(parents=True)
-    (folder / MODEL).write_bytes(save({k: v.contiguous() for k, v in small_model(seed).state_dict().items()}))
+    (folder / file_name(MODEL)).write_bytes(
+        save({k: v.contiguous() for k, v in small_model(seed).state_dict().items()})
+    )
     state = {"format": FORMAT, "step": 7, "mlflow_run": mlflow_run, "config": config_io.to_dict(small_config())}
     (folder / STATE).write_text(json.dumps(state))
     return str(folder)

@@ -1,8 +1,9 @@
 """Checkpoints: ours (safetensors and JSON, nothing to unpickle) and published .pth files.
 
-Ours is a folder: `model.safetensors`, `optimizer.safetensors`, `state.json` (format version, step, position of the
-data, config, tracking run). `state.json` is written last: a folder without it is not a checkpoint. One imported from
-a published file has no optimizer, but `unused.safetensors`: the tensors that no forward pass uses, kept for export.
+Ours is a folder: `model.safetensors`, `optimizer.safetensors` (with FSDP one file for each worker, see `tensor_files`),
+`state.json` (format version, step, position of the data, config, tracking run, size and checksum of every file).
+`state.json` is written last: a folder without it is not a checkpoint. One imported from a published file has no
+optimizer, but `unused.safetensors`: the tensors that no forward pass uses, kept for export.
 """
 
 from __future__ import annotations
@@ -13,19 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 
 from pipeline import config, config_io, storage
 from pipeline.errors import UserError
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.model.tensor_files import Part, decode, encode, file_name, join
 
 FORMAT = 1
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-UNUSED = "unused.safetensors"
+MODEL, OPTIMIZER, UNUSED = "model", "optimizer", "unused"  # kinds of tensor files
+STATE = "state.json"
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
 
 
@@ -36,7 +35,7 @@ class CheckpointInfo:
     Attributes:
         uri: the file or folder that was read.
         format: ours or published (also when it was imported).
-        sha256: of the model's file, hex.
+        sha256: of the model's file, hex (`read_tensors`).
         model: architecture.
         step: optimizer steps done (ours).
         config: of the training run (ours).
@@ -78,12 +77,54 @@ def read_state(uri: str) -> dict[str, Any]:
     return state
 
 
-def read_tensors(uri: str) -> dict[str, torch.Tensor]:
-    """A safetensors file."""
-    try:
-        return tensors_from_bytes(storage.read_bytes(uri))
-    except SafetensorError as error:
-        raise UserError(f"{uri} is damaged: {error}.") from error
+def describe_file(data: bytes) -> dict[str, Any]:
+    """Size and checksum of a checkpoint's file, for `state.json`."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def writers_in(state: dict[str, Any]) -> int:
+    """Number of workers that wrote a checkpoint, each its own files (1: whole tensors)."""
+    return int(state.get("writers", 1))
+
+
+def read_part(uri: str, kind: str, state: dict[str, Any], index: int = 0) -> Part:
+    """One writer's file of a kind of tensors.
+
+    Args:
+        uri: checkpoint folder.
+        kind: MODEL or OPTIMIZER.
+        state: as `read_state` gave it; its checksums are verified.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    return _read_part(uri, kind, state, index)[0]
+
+
+def _read_part(uri: str, kind: str, state: dict[str, Any], index: int) -> tuple[Part, str]:
+    name = file_name(kind, index, writers_in(state))
+    where = storage.join(uri, name)
+    data = storage.read_bytes(where)
+    found, noted = describe_file(data), state.get("files", {}).get(name)  # older checkpoints note no files
+    if noted is not None and found != noted:
+        raise UserError(
+            f"{where} is damaged: it has {found['bytes']} bytes with checksum {found['sha256'][:12]}, written were "
+            f"{noted['bytes']} with {noted['sha256'][:12]}. Use another checkpoint of the run."
+        )
+    return decode(data, where), found["sha256"]
+
+
+def read_tensors(uri: str, kind: str, state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+    """All tensors of a kind, whole, and the sha256 of their file (of the checksums, where there are several).
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    count = writers_in(state)
+    parts = [_read_part(uri, kind, state, index) for index in range(count)]
+    sums = [checksum for _, checksum in parts]
+    whole = parts[0][0].tensors if count == 1 else join([part for part, _ in parts], storage.join(uri, kind))
+    return whole, sums[0] if count == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def check_fit(shapes: dict[str, torch.Size], weights: dict[str, torch.Tensor], name: str) -> None:
@@ -137,12 +178,7 @@ def load_model(uri: str, device: str = "cpu") -> tuple[ClickSegmenter, Checkpoin
         uri = find_checkpoint(uri)
         state = read_state(uri)
         run: config.TrainConfig = config_io.from_dict(config.TrainConfig, state["config"])
-        data = storage.read_bytes(storage.join(uri, MODEL))
-        try:
-            weights = tensors_from_bytes(data)
-        except SafetensorError as error:
-            raise UserError(f"{storage.join(uri, MODEL)} is damaged: {error}.") from error
-        sha256 = hashlib.sha256(data).hexdigest()
+        weights, sha256 = read_tensors(uri, MODEL, state)
         if state.get("imported"):
             info = CheckpointInfo(uri, "published", sha256, run.model)
         else:
@@ -170,8 +206,8 @@ def read_unused(uri: str) -> dict[str, torch.Tensor]:
     """The tensors of a published file that no forward pass uses; empty for a model of our own."""
     if not storage.is_folder(uri):
         return read_published(uri)[0].unused
-    kept = storage.join(find_checkpoint(uri), UNUSED)
-    return read_tensors(kept) if storage.exists(kept) else {}
+    kept = storage.join(find_checkpoint(uri), file_name(UNUSED))
+    return decode(storage.read_bytes(kept), kept).tensors if storage.exists(kept) else {}
 
 
 def write_imported(published: Published, sha256: str, source: str, out: str) -> None:
@@ -184,8 +220,9 @@ def write_imported(published: Published, sha256: str, source: str, out: str) -> 
     """
     check_fit(shapes_of(published.model), published.weights, source)
     run = config.TrainConfig(recipe="imported", model=published.model)
-    described = {
+    described: dict[str, Any] = {
         "format": FORMAT,
+        "files": {},
         "step": 0,
         "position": None,
         "best": None,
@@ -193,7 +230,8 @@ def write_imported(published: Published, sha256: str, source: str, out: str) -> 
         "imported": {"file": source.rstrip("/").rsplit("/", 1)[-1], "sha256": sha256},
         "config": config_io.to_dict(run),
     }
-    for name, tensors in ((MODEL, published.weights), (UNUSED, published.unused)):
-        contiguous = {k: v.contiguous() for k, v in tensors.items()}
-        storage.write_bytes(storage.join(out, name), tensors_to_bytes(contiguous))
+    for kind, tensors in ((MODEL, published.weights), (UNUSED, published.unused)):
+        data = encode(Part({k: v.contiguous() for k, v in tensors.items()}))
+        described["files"][file_name(kind)] = describe_file(data)
+        storage.write_bytes(storage.join(out, file_name(kind)), data)
     storage.write_bytes(storage.join(out, STATE), json.dumps(described, indent=1).encode())

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import config, config_io, runtime, storage
-from pipeline.errors import UserError
+from pipeline.cluster import check_workers
+from pipeline.errors import Unavailable, UserError
+from pipeline.model.start import is_uri
 from pipeline.train.loop import Validate, train_worker
 from pipeline.train.relay import Event, Relay
+from pipeline.train.state import complete_checkpoints, step_of
 
 OnEvent = Callable[[Event], None]
+LISTEN_SECONDS = 0.5  # between two looks at the workers' news
 
 
 def preflight(run: config.TrainConfig) -> None:
-    """Refuse what the cluster can never give: training workers, and one CPU at least for the stream.
+    """Refuse what the cluster can never give, and paths that only this machine sees.
 
     Raises:
         UserError: saying what there is.
     """
-    workers = run.train.workers
-    what = f"Training with {workers} worker(s) of {run.train.cpus_per_worker:g} CPU, plus 1 CPU for the data stream,"
-    runtime.require(workers * run.train.cpus_per_worker + 1, workers if run.train.gpu else 0, what)
+    check_workers(runtime.capacity(), run.train, run.train.min_workers or run.train.workers)
+    inputs = [run.data.train, run.data.val, run.model.start if is_uri(run.model.start) else ""]
+    runtime.check_everywhere([uri for uri in inputs if uri], run.out)
 
 
 def deliver(events: list[Event], on_event: OnEvent, failures: list[Exception]) -> None:
@@ -38,8 +45,8 @@ def deliver(events: list[Event], on_event: OnEvent, failures: list[Exception]) -
             failures.append(error)
 
 
-def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, mlflow_run: str | None) -> None:
-    """Train, or continue training, until `run.total_steps`; returns when done.
+def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, mlflow_run: str | None) -> bool:
+    """Train, or continue training, until `run.total_steps` or until SIGTERM, which saves first.
 
     Args:
         run: the complete config; `run.out` holds the checkpoints to continue from.
@@ -47,50 +54,46 @@ def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, m
         on_event: called in a thread of this process with rank 0's news.
         mlflow_run: noted in the checkpoints.
 
+    Returns:
+        Whether all steps are done.
+
     Raises:
         UserError: a mistake found in a worker, with its message.
+        Unavailable: machines that were lost, and not replaced in time; storage that does not answer.
         Exception: the first that `on_event` raised, once training has ended.
     """
     preflight(run)
-    relay: Any = ray.remote(Relay).options(num_cpus=0).remote()  # pyright: ignore[reportFunctionMemberAccess]
-    resources = {"CPU": run.train.cpus_per_worker, **({"GPU": 1} if run.train.gpu else {})}
+    # On this machine, so that it lives as long as the driver does.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Relay)
+    relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     engine = storage.join(run.out, "ray")  # the engine's own bookkeeping
-    filesystem, path = storage.filesystem(engine)
     storage.remove(engine)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config_io.to_dict(run),
-            "relay": relay,
-            "validate": validate,
-            "mlflow_run": mlflow_run,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=run.train.workers, use_gpu=run.train.gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name="run",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=run.train.max_failures),
-        ),
-    )
-    stop = threading.Event()
+    trainer = _trainer(run, engine, {"relay": relay, "validate": validate, "mlflow_run": mlflow_run})
+    ended, wish = threading.Event(), threading.Event()
     failures: list[Exception] = []
 
     def listen() -> None:
         while True:
-            ended = stop.wait(0.5)
-            deliver(ray.get(relay.take.remote()), on_event, failures)
-            if ended:
+            last = ended.wait(LISTEN_SECONDS)
+            if wish.is_set():
+                relay.stop.remote()
+            events = ray.get(relay.take.remote())
+            deliver(events, on_event, failures)
+            if events:
+                relay.dealt_with.remote(len(events))
+            if last:
                 return
 
     listener = threading.Thread(target=listen, name="training-events", daemon=True)
     listener.start()
     try:
-        trainer.fit()
+        with runtime.stoppable(wish.set):
+            trainer.fit()
+    except ControllerError as error:
+        raise _meaning(error, run) from error
     finally:
-        stop.set()
+        ended.set()
         listener.join(timeout=60)
         fatal = ray.get(relay.fatal.remote())
         if fatal:
@@ -98,3 +101,45 @@ def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, m
     storage.remove(engine)
     if failures:
         raise failures[0]
+    checkpoints = complete_checkpoints(run.out)
+    return bool(checkpoints) and step_of(checkpoints[-1]) >= run.total_steps
+
+
+def _trainer(run: config.TrainConfig, engine: str, job: dict[str, Any]) -> TorchTrainer:
+    train = run.train
+    resources = {"CPU": train.cpus_per_worker, **({"GPU": 1} if train.gpu else {})}
+    filesystem, path = storage.arrow_filesystem(engine)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config_io.to_dict(run), **job},
+        scaling_config=ScalingConfig(
+            num_workers=(train.min_workers, train.workers) if train.min_workers else train.workers,
+            use_gpu=train.gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(
+                max_failures=train.max_failures,
+                controller_failure_limit=math.ceil(train.wait_for_workers / _start_seconds()),
+            ),
+        ),
+    )
+
+
+def _start_seconds() -> float:
+    """Length of one try of the engine to start the workers (`runtime` sets it)."""
+    return float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
+
+
+def _meaning(error: ControllerError, run: config.TrainConfig) -> Exception:
+    """What an error of the engine's controller says to a user."""
+    cause = error.controller_failure
+    if "Timeout" in type(cause).__name__:
+        return Unavailable(
+            f"The machines for {run.train.min_workers or run.train.workers} training worker(s) were not there within "
+            f"{run.train.wait_for_workers} s (train.wait_for_workers). The same command continues from what was saved."
+        )
+    return Unavailable(f"The training engine failed: {' '.join(str(cause).split())[:500]}. The same command continues.")

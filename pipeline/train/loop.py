@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,29 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayError
 from ray.train.collective import broadcast_from_rank_zero
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import config, config_io, runtime
 from pipeline.data import order, stream
 from pipeline.data.manifest import load_manifest
-from pipeline.errors import UserError
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.start import new_model
-from pipeline.train import icl
+from pipeline.train import icl, parallel
+from pipeline.train.checkpointer import Checkpointer
+from pipeline.train.guard import Guard
 from pipeline.train.meter import Meter
 from pipeline.train.optim import build_optimizer, rate_at, set_rate
 from pipeline.train.relay import Event
-from pipeline.train.state import TrainState, complete_checkpoints, restore, save_checkpoint
+from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
 
 # (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so
 # that training does not know how evaluation works; "noc90" decides which checkpoint is the best.
 Validate = Callable[[ClickSegmenter, int, int], tuple[int, dict[str, float]]]
 BEST_BY = "noc90"
 PICTURES = 8
+LOOK_SECONDS = 0.5  # between two looks at whether the driver wants the run to stop
+DRIVER_SECONDS = 60.0  # that a checkpoint waits for the driver to write down what it was told
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -61,58 +65,110 @@ def _train(run: config.TrainConfig, job: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
 
     latest = broadcast_from_rank_zero((complete_checkpoints(run.out) or [None])[-1])
-    state = _initial_state(run, device, job["mlflow_run"], start="" if latest else run.model.start)
+    state, wrapped = _initial_state(run, device, world, job["mlflow_run"], start="" if latest else run.model.start)
     if latest:
         restore(state, latest)
     model = state.model
-    wrapped = (
-        DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
-        if world > 1
-        else model
-    )
     wrapped.train()
 
     manifest = load_manifest(run.data.train)
     batches = stream.batches(run, manifest, state.position, rank, world, run.total_steps - state.step)
-    meter = Meter(run, device, world)
+    meter, guard = Meter(run, device, world), Guard(run, rank, world)
+    checkpoints = Checkpointer(
+        run,
+        rank,
+        world,
+        restored=step_of(latest) if latest else None,
+        before=lambda step: _write_down(job["relay"], step),
+        after=lambda step, uri: ray.get(job["relay"].put.remote(Event("checkpoint", step, uri))),
+    )
+    wishes = _Wishes(job["relay"], rank)
+    leaving = False  # a machine of this group is about to be taken away: save at every look
 
     if state.step == 0 and not latest:
-        _checkpoint(run, state, job, rank, world, device, {})
+        _checkpoint(run, state, job, rank, device, checkpoints, {})
     while state.step < run.total_steps:
         step = state.step
         rate = rate_at(run.optim, step, run.steps_per_epoch)
         set_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
-        batch, result = _gradients(run, wrapped, batches, meter, step, rank, device)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.optim.clip_norm or math.inf)
+        arrays, batch, result = _gradients(run, wrapped, batches, meter, guard, step, rank, world, device)
+        norm = parallel.clip_gradients(model, run.optim.clip_norm or math.inf)
+        guard.check_norm(norm, step, arrays, model)
         state.optimizer.step()
 
         state.step += 1
-        state.position = order.advance(state.position, world, run.train.batch // world, run.data.chunk)
+        consumed = run.train.micro_batch(world) * run.train.accumulate
+        state.position = order.advance(state.position, world, consumed, run.data.chunk)
         ended = state.step == run.total_steps
         if step == 0 and rank == 0:
             _send_pictures(job, state.step, batch, result)
-        if state.step % run.train.log_every == 0 or ended:
-            metrics = {"optim/lr": rate, "optim/grad_norm": float(norm), **meter.flush()}
+        logs = state.step % run.train.log_every == 0 or ended
+        if logs:
+            times = {"time/checkpoint_s": checkpoints.written} if checkpoints.written else {}
+            metrics = {"optim/lr": rate, "optim/grad_norm": norm, **meter.flush(), **times}
             if rank == 0:
                 job["relay"].put.remote(Event("metrics", state.step, metrics))
+            leaving = leaving or ray.train.get_preemption_info() is not None
         validate = ended or (run.train.val_every and state.step % run.train.val_every == 0)
         if validate and rank == 0:
             _send_pictures(job, state.step, batch, result)
-        if validate or state.step % run.train.checkpoint_every == 0:
+        stop, busy = parallel.agree([wishes.stop, checkpoints.busy], world, device)
+        if checkpoints.waits_for_others and not busy:
+            checkpoints.publish_together()
+        checkpoints.check()
+        if validate or stop or (leaving and logs) or state.step % run.train.checkpoint_every == 0:
             scores = _validate(job["validate"], model, rank, world) if validate else {}
             wrapped.train()
-            _checkpoint(run, state, job, rank, world, device, scores)
+            _checkpoint(run, state, job, rank, device, checkpoints, scores)
             meter.restart()
+        if stop:
+            break
+    checkpoints.finish()
+    wishes.close()
 
 
-def _initial_state(run: config.TrainConfig, device: torch.device, mlflow_run: str | None, start: str) -> TrainState:
+class _Wishes:
+    """Whether the driver wants the run to save and stop, looked up beside training by rank 0."""
+
+    def __init__(self, relay: Any, rank: int) -> None:
+        self._stop, self._ended = False, threading.Event()
+        if rank == 0:
+            threading.Thread(target=self._look, args=(relay,), name="wishes", daemon=True).start()
+
+    def _look(self, relay: Any) -> None:
+        while not (self._stop or self._ended.wait(LOOK_SECONDS)):
+            try:
+                self._stop = bool(ray.get(relay.stopping.remote()))
+            except RayError:  # the driver is gone, and this process soon will be
+                return
+
+    @property
+    def stop(self) -> bool:
+        return self._stop
+
+    def close(self) -> None:
+        self._ended.set()
+
+
+def _write_down(relay: Any, step: int) -> None:
+    """Have the driver write down the metrics before a checkpoint counts: a restart from there tells them no more."""
+    number = ray.get(relay.put.remote(Event("save", step)))
+    deadline = time.monotonic() + DRIVER_SECONDS
+    while ray.get(relay.handled.remote()) < number and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _initial_state(
+    run: config.TrainConfig, device: torch.device, world: int, mlflow_run: str | None, start: str
+) -> tuple[TrainState, torch.nn.Module]:
+    """The state before the first step, and the module to call (`parallel.parallelize`)."""
     torch.manual_seed(run.seed)
     model = new_model(run.model, start)
     model.to(device)
+    wrapped = parallel.parallelize(model, run.train, device, world)
     optimizer = build_optimizer(model, run.optim, run.model.depth)
-    world = ray.train.get_context().get_world_size()
-    return TrainState(model, optimizer, 0, order.Position(0, 0, world), mlflow_run=mlflow_run)
+    return TrainState(model, optimizer, 0, order.Position(0, 0, world), mlflow_run=mlflow_run), wrapped
 
 
 def _gradients(
@@ -120,21 +176,23 @@ def _gradients(
     model: torch.nn.Module,
     batches: Iterator[stream.Batch],
     meter: Meter,
+    guard: Guard,
     step: int,
     rank: int,
+    world: int,
     device: torch.device,
-) -> tuple[icl.ClickBatch, icl.StepResult]:
+) -> tuple[stream.Batch, icl.ClickBatch, icl.StepResult]:
     """Forward and backward of all accumulation steps; the last of them exchanges gradients and is returned."""
-    last: tuple[icl.ClickBatch, icl.StepResult] | None = None
+    last: tuple[stream.Batch, icl.ClickBatch, icl.StepResult] | None = None
     for micro in range(run.train.accumulate):
         arrays = meter.wait(lambda: next(batches))
         batch = _to_device(arrays, device, run.seed)
         # Dropout's draws belong to (seed, step, rank, micro), so no generator state has to be kept.
         torch.manual_seed(int(np.random.SeedSequence((run.seed, step, rank, micro)).generate_state(1)[0]))
         result = _forward_backward(run, model, batch, step, last=micro == run.train.accumulate - 1)
-        _check_finite(result.total, step, batch)
+        guard.check_loss(result, step, arrays, model)
         meter.add(result)
-        last = batch, result
+        last = arrays, batch, result
     assert last is not None
     return last
 
@@ -152,7 +210,7 @@ def _forward_backward(
     run: config.TrainConfig, model: torch.nn.Module, batch: icl.ClickBatch, step: int, last: bool
 ) -> icl.StepResult:
     take_step = icl.icl_step if run.loss.mode == "icl" else icl.iter_mask_step
-    no_sync = model.no_sync if isinstance(model, DistributedDataParallel) else nullcontext
+    no_sync = parallel.no_sync(model)
     count = icl.draw_steps(run.loss, run.seed, step)
 
     def backward(loss: torch.Tensor) -> None:
@@ -162,21 +220,12 @@ def _forward_backward(
         return take_step(model, batch, run.loss, count, backward=backward, no_sync=no_sync, sync_last=last)
 
 
-def _check_finite(loss: float, step: int, batch: icl.ClickBatch) -> None:
-    if not math.isfinite(loss):
-        samples = ", ".join(f"{chunk}/{row}" for _, chunk, row in batch.keys)
-        raise UserError(
-            f"The loss became {loss} at step {step} (samples chunk/row {samples}). Lower optim.lr, or set "
-            f"optim.clip_norm; the last checkpoint is kept."
-        )
-
-
 def _validate(validate: Validate | None, model: ClickSegmenter, rank: int, world: int) -> dict[str, float]:
     """Mean metrics over the objects of all ranks, each rank having evaluated its share."""
     if validate is None:
         return {}
-    model.eval()
-    count, means = validate(model, rank, world)
+    evaluated = parallel.whole_model(model).eval()
+    count, means = validate(evaluated, rank, world)
     if world > 1:
         parts: list[Any] = [None] * world
         dist.all_gather_object(parts, (count, means))
@@ -192,11 +241,11 @@ def _checkpoint(
     state: TrainState,
     job: dict[str, Any],
     rank: int,
-    world: int,
     device: torch.device,
+    checkpoints: Checkpointer,
     scores: dict[str, float],
 ) -> None:
-    """Validation scores and a checkpoint to the driver; every rank reports, which keeps them together."""
+    """Validation scores to the driver, and a checkpoint begun; every rank reports, which keeps them together."""
     if scores and (state.best is None or scores[BEST_BY] < state.best[0]):
         state.best = (scores[BEST_BY], state.step)
     if rank == 0:
@@ -204,9 +253,7 @@ def _checkpoint(
         if device.type == "cuda":
             metrics["device/peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         job["relay"].put.remote(Event("metrics", state.step, metrics))
-        uri = save_checkpoint(state, run, run.train.keep)
-        # Waited for: what the driver was told before a crash is what a restart will not tell again.
-        ray.get(job["relay"].put.remote(Event("checkpoint", state.step, uri)))
+    checkpoints.begin(state)
     ray.train.report({"step": state.step, **scores})
 
 

@@ -1,4 +1,4 @@
-"""Means between two log lines of the training loop, over all ranks."""
+"""Means between two log lines of the training loop, over all ranks; the wait for data of each rank."""
 
 from __future__ import annotations
 
@@ -39,18 +39,29 @@ class Meter:
         self.sums[-2:] += torch.tensor([result.total, 1.0])
 
     def flush(self) -> dict[str, float]:
-        waited = torch.tensor([self.waited], dtype=torch.float64)
-        sums = torch.cat([self.sums, waited])
-        if self.world > 1:
-            sums = sums.to(self.device)
-            dist.all_reduce(sums)
-        values = sums.tolist()
+        """Means since the last flush; every rank must call.
+
+        Returns:
+            train/loss and train/loss_click_I; time/samples_per_s of all ranks together; time/data_wait_share, the share
+            of the time spent waiting for data: the mean and, of several ranks, _max and _rank_R of each.
+        """
         seconds = time.monotonic() - self.start
-        metrics = {"train/loss": values[-3] / values[-2]}
+        mine = torch.cat([self.sums, torch.tensor([self.waited / seconds], dtype=torch.float64)])
+        rows = [mine]
+        if self.world > 1:
+            mine = mine.to(self.device)
+            rows = [torch.empty_like(mine) for _ in range(self.world)]
+            dist.all_gather(rows, mine)
+        every = torch.stack(rows).cpu()
+        values, shares = every[:, :-1].sum(0).tolist(), every[:, -1].tolist()
+        metrics = {"train/loss": values[-2] / values[-1]}
         for i in range(self.clicks):
             if values[2 * i + 1]:
                 metrics[f"train/loss_click_{i + 1}"] = values[2 * i] / values[2 * i + 1]
-        metrics["time/samples_per_s"] = values[-2] * self.run.train.micro_batch / seconds
-        metrics["time/data_wait_share"] = values[-1] / self.world / seconds
+        metrics["time/samples_per_s"] = values[-1] * self.run.train.micro_batch(self.world) / seconds
+        metrics["time/data_wait_share"] = sum(shares) / self.world
+        if self.world > 1:
+            metrics["time/data_wait_share_max"] = max(shares)
+            metrics |= {f"time/data_wait_share_rank_{rank}": value for rank, value in enumerate(shares)}
         self.restart()
         return metrics

@@ -1,4 +1,7 @@
-"""Mailbox between rank 0 and the driver: tracking and progress stay out of the training process."""
+"""Mailbox between the training workers and the driver: news one way, the wish to stop the other way.
+
+Tracking and progress stay out of the training processes.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """News from rank 0 to the driver: kind is metrics, pictures, checkpoint or fatal."""
+    """News for the driver.
+
+    Attributes:
+        kind: metrics, pictures, save (write down what was told so far), checkpoint or fatal.
+    """
 
     kind: str
     step: int
-    payload: Any
+    payload: Any = None
 
 
 class Relay:
@@ -20,16 +27,35 @@ class Relay:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._put = self._handled = 0
         self._fatal = ""
+        self._stopping = False
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Event) -> int:
+        """Add an event. Returns its number; `handled` reaches it when the driver has dealt with the event."""
         if event.kind == "fatal":
             self._fatal = self._fatal or event.payload
         self._events.append(event)
+        self._put += 1
+        return self._put
 
     def take(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
+    def dealt_with(self, count: int) -> None:
+        """The driver has dealt with `count` more events."""
+        self._handled += count
+
+    def handled(self) -> int:
+        return self._handled
+
     def fatal(self) -> str:
         return self._fatal
+
+    def stop(self) -> None:
+        """Ask the workers to save and end."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping

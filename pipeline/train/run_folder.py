@@ -21,6 +21,8 @@ FREE = (
     "train.epochs",
     "train.steps",
     "train.workers",
+    "train.min_workers",
+    "train.parallel",
     "train.gpu",
     "train.cpus_per_worker",
     "train.log_every",
@@ -29,6 +31,8 @@ FREE = (
     "train.checkpoint_every",
     "train.keep",
     "train.max_failures",
+    "train.wait_for_workers",
+    "train.explode_factor",
     "tracking.",
 )
 

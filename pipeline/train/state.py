@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import save as tensors_to_bytes
 
 from pipeline import config, config_io, storage
 from pipeline.data.order import Position
@@ -18,11 +18,17 @@ from pipeline.model.checkpoints import (
     MODEL,
     OPTIMIZER,
     STATE,
-    load_weights,
+    check_fit,
+    describe_file,
+    read_part,
     read_state,
-    read_tensors,
+    writers_in,
 )
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.model.tensor_files import Part, encode, file_name, take_rows, writers_of
+from pipeline.train.parallel import copy_of_shares, like, named_states, rows_here, share
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, each of its parameter's shape
 
 
 @dataclass
@@ -60,79 +66,162 @@ def complete_checkpoints(out: str) -> list[str]:
     return sorted((f for f in folders if storage.exists(storage.join(f, STATE))), key=step_of)
 
 
-def save_checkpoint(state: TrainState, run: config.TrainConfig, keep: int) -> str:
-    """Write a checkpoint, `state.json` last, and delete all but the first, the best and the last `keep`.
+@dataclass(frozen=True)
+class Snapshot:
+    """A worker's part of a checkpoint, copied out of the training's way.
+
+    Attributes:
+        uri: of the checkpoint folder.
+        parts: by kind of tensor file; empty on a worker that writes nothing.
+        described: `state.json`, without its files.
+    """
+
+    step: int
+    uri: str
+    parts: dict[str, Part]
+    described: dict[str, Any]
+
+
+def take_snapshot(state: TrainState, run: config.TrainConfig, writers: int, writes: bool) -> Snapshot:
+    """Copy the state; training may go on at once.
+
+    Args:
+        writers: workers that write files, each its share of the tensors.
+        writes: whether this worker is one of them.
+    """
+    parts: dict[str, Part] = {}
+    if writes:
+        parts = {
+            MODEL: copy_of_shares(state.model.state_dict()),
+            OPTIMIZER: copy_of_shares(optimizer_tensors(state.optimizer)),
+        }
+    described = {
+        "format": FORMAT,
+        "writers": writers,
+        "step": state.step,
+        "position": state.position.to_dict(),
+        "best": state.best,
+        "mlflow_run": state.mlflow_run,
+        "config": config_io.to_dict(run),
+    }
+    return Snapshot(state.step, checkpoint_uri(run.out, state.step), parts, described)
+
+
+def write_parts(snapshot: Snapshot, writer: int) -> dict[str, dict[str, Any]]:
+    """Write a worker's files; the checkpoint does not count before `publish`.
 
     Returns:
-        Its URI.
+        Size and checksum of each by name.
     """
-    uri = checkpoint_uri(run.out, state.step)
-    if not storage.exists(storage.join(uri, STATE)):
-        storage.write_bytes(storage.join(uri, MODEL), tensors_to_bytes(_contiguous(state.model.state_dict())))
-        moments = optimizer_tensors(state.optimizer)
-        storage.write_bytes(storage.join(uri, OPTIMIZER), tensors_to_bytes(_contiguous(moments)))
-        described = {
-            "format": FORMAT,
-            "step": state.step,
-            "position": state.position.to_dict(),
-            "best": state.best,
-            "mlflow_run": state.mlflow_run,
-            "config": config_io.to_dict(run),
-        }
-        storage.write_bytes(storage.join(uri, STATE), json.dumps(described, indent=1).encode())
-    found = complete_checkpoints(run.out)
-    spared = {step_of(f) for f in found[-keep:]} | {0} | ({state.best[1]} if state.best else set())
-    for folder in found:
-        if step_of(folder) not in spared:
+    files = {}
+    for kind, part in snapshot.parts.items():
+        name, data = file_name(kind, writer, snapshot.described["writers"]), encode(part)
+        storage.write_bytes(storage.join(snapshot.uri, name), data)
+        files[name] = describe_file(data)
+    return files
+
+
+def publish(snapshot: Snapshot, files: dict[str, dict[str, Any]]) -> None:
+    """Write `state.json`, by which the checkpoint counts, once all `files` of all workers are there."""
+    for uri in storage.list_files(snapshot.uri):  # of an earlier try, by another number of workers
+        if uri.rsplit("/", 1)[1] not in files:
+            storage.remove(uri)
+    described = {**snapshot.described, "files": files}
+    storage.write_bytes(storage.join(snapshot.uri, STATE), json.dumps(described, indent=1).encode())
+
+
+def prune(out: str, keep: int) -> None:
+    """Delete all checkpoints but the first, the best and the last `keep`, and those that were never finished.
+
+    Only for one who knows that no checkpoint is being written.
+    """
+    found = complete_checkpoints(out)
+    if not found:
+        return
+    best = read_state(found[-1])["best"]
+    spared = set(found[-keep:]) | {checkpoint_uri(out, 0)} | ({checkpoint_uri(out, best[1])} if best else set())
+    for folder in storage.list_folders(storage.join(out, CHECKPOINTS)):
+        if folder not in spared:
             storage.remove(storage.join(folder, STATE))  # first: half-deleted must not look complete
             storage.remove(folder)
-    return uri
 
 
 def restore(state: TrainState, uri: str) -> None:
-    """Load a checkpoint of the same run into `state`.
+    """Load a checkpoint of the same run into `state`, however many workers wrote it and hold it now.
 
     Raises:
-        UserError: the checkpoint does not fit.
+        UserError: the checkpoint is damaged or does not fit.
     """
     described = read_state(uri)
-    load_weights(state.model, read_tensors(storage.join(uri, MODEL)), uri)
-    load_optimizer_tensors(state.optimizer, read_tensors(storage.join(uri, OPTIMIZER)), uri)
+    _fill(state.model.state_dict(), _read_shares(uri, MODEL, described, state.model.state_dict()), uri)
+    moments = {f"{name}/{key}": parameter for name, parameter, _ in named_states(state.optimizer) for key in MOMENTS}
+    load_optimizer_tensors(state.optimizer, _read_shares(uri, OPTIMIZER, described, moments), uri)
     state.step = int(described["step"])
     state.position = Position.from_dict(described["position"])
     state.best = tuple(described["best"]) if described["best"] else None
     state.mlflow_run = described["mlflow_run"]
 
 
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+def _read_shares(
+    uri: str, kind: str, described: dict[str, Any], like_these: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint, of those that are cut here only this worker's rows; reads only the files it needs."""
+    writers = writers_in(described)
+    wanted = {name: reach for name, tensor in like_these.items() if (reach := rows_here(tensor)) is not None}
+    if wanted:
+        needed = {0} | {w for start, stop, total in wanted.values() for w in writers_of(start, stop, total, writers)}
+    else:
+        needed = set(range(writers))
+    parts = [read_part(uri, kind, described, index) for index in sorted(needed)]
+    cut = {name: total for part in parts for name, (_, total) in part.rows.items()}
+    found: dict[str, torch.Tensor] = {}
+    rows: dict[str, tuple[int, int]] = {}
+    for name, tensor in ((name, tensor) for part in parts for name, tensor in part.tensors.items()):
+        if name in wanted:
+            start, stop, _ = wanted[name]
+            if start < stop:
+                rows[name] = start, stop
+        elif name in cut:
+            rows[name] = 0, cut[name]
+        else:
+            found[name] = tensor
+    return {**found, **take_rows(parts, rows, uri)}
+
+
+def _fill(targets: Mapping[str, torch.Tensor], values: dict[str, torch.Tensor], name: str) -> None:
+    """Copy values into this worker's shares of `targets`; a missing, extra or misshapen one is an error."""
+    shares = {key: share(target) for key, target in targets.items()}
+    check_fit({key: tensor.shape for key, tensor in shares.items() if tensor.numel()}, values, name)
+    with torch.no_grad():
+        for key, tensor in shares.items():
+            if tensor.numel():
+                tensor.copy_(values[key])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state by parameter name: {"<parameter>/exp_avg": tensor, ...}; empty before the first step."""
-    tensors: dict[str, torch.Tensor] = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}"] = value
-    return tensors
+    return {f"{name}/{key}": value for name, _, held in named_states(optimizer) for key, value in held.items()}
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], name: str) -> None:
-    """Inverse of `optimizer_tensors`.
+    """Inverse of `optimizer_tensors`; of cut parameters the tensors hold this worker's rows.
 
     Raises:
         UserError: tensors of other parameters.
     """
-    rest = dict(tensors)
-    for group in optimizer.param_groups:
-        for parameter_name, parameter in zip(group["names"], group["params"], strict=True):
-            found: dict[str, Any] = {}
-            for key in [k for k in rest if k.rsplit("/", 1)[0] == parameter_name]:
-                value = rest.pop(key)
-                # Adam keeps its step count on the CPU and its moments beside the parameter.
-                found[key.rsplit("/", 1)[1]] = value if value.ndim == 0 else value.to(parameter.device)
-            if found:
-                optimizer.state[parameter] = found
-    if rest:
-        raise UserError(f"The optimizer state in {name} is of another model: unknown {', '.join(sorted(rest)[:5])}.")
+    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        parameter_name, _, kind = key.rpartition("/")
+        by_parameter.setdefault(parameter_name, {})[kind] = value
+    for parameter_name, parameter, _ in list(named_states(optimizer)):
+        found = by_parameter.pop(parameter_name, None)
+        if found:
+            if not share(parameter).numel():  # no rows of it here, and none were read
+                found |= dict.fromkeys(MOMENTS, torch.zeros_like(share(parameter)))
+            # Adam keeps its step count on the CPU and its moments beside the parameter. In the same order on every
+            # worker: whoever gathers cut tensors one after the other would mix them up otherwise.
+            ordered = sorted(found.items())
+            optimizer.state[parameter] = {k: v if v.ndim == 0 else like(parameter, v) for k, v in ordered}
+    if by_parameter:
+        unknown = ", ".join(sorted(by_parameter)[:5])
+        raise UserError(f"The optimizer state in {name} is of another model: unknown {unknown}.")

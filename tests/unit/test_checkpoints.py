@@ -19,7 +19,16 @@ from pipeline.model.checkpoints import find_checkpoint, load_model, load_weights
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train.optim import build_optimizer
-from pipeline.train.state import TrainState, complete_checkpoints, restore, save_checkpoint, step_of
+from pipeline.train.state import (
+    TrainState,
+    complete_checkpoints,
+    prune,
+    publish,
+    restore,
+    step_of,
+    take_snapshot,
+    write_parts,
+)
 
 MODEL = config.Model(patch=16, dim=16, depth=4, heads=2, neck_dims=(4, 4, 8, 8), head_dim=8, train_size=64)
 
@@ -35,6 +44,13 @@ def one_step(s: TrainState) -> None:
     logits = s.model(torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64), torch.tensor([[[5.0, 5, 0], [-1, -1, -1]]]))
     logits.square().mean().backward()
     s.optimizer.step()
+
+
+def save_checkpoint(s: TrainState, run: config.TrainConfig, keep: int) -> str:
+    snapshot = take_snapshot(s, run, writers=1, writes=True)
+    publish(snapshot, write_parts(snapshot, 0))
+    prune(run.out, keep)
+    return snapshot.uri
 
 
 def test_whole_state_comes_back(tmp_path: Path) -> None:
@@ -72,6 +88,19 @@ def test_a_half_written_checkpoint_is_not_picked_up(tmp_path: Path) -> None:
     half = save_checkpoint(state(9), run, keep=2)
     (Path(half) / "state.json").unlink()
     assert find_checkpoint(str(tmp_path)).endswith("step_00000004")
+    save_checkpoint(state(12), run, keep=2)
+    assert not Path(half).exists()  # nobody will finish it
+
+
+def test_a_damaged_file_is_seen_by_its_checksum(tmp_path: Path) -> None:
+    uri = save_checkpoint(state(4), config.TrainConfig(out=str(tmp_path), model=MODEL), keep=2)
+    path = Path(uri) / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1  # inside a weight: the file itself stays readable
+    path.write_bytes(bytes(data))
+    for read in (lambda: load_model(uri), lambda: restore(state(1), uri)):
+        with pytest.raises(UserError, match=r"model\.safetensors is damaged: .*another checkpoint"):
+            read()
 
 
 def test_keys_that_do_not_fit_are_named() -> None:
