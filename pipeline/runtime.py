@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from pipeline.credentials import mask_uris
 from pipeline.errors import UserError
 
 # Read by Ray when its modules are imported, so they are set here, before `import ray` below.
@@ -127,10 +128,10 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
     except Exception as error:
         mistake = user_error_in(error)
         if mistake is None:
-            traceback.print_exc()
+            print(mask_uris(traceback.format_exc()), end="", file=sys.stderr)
             code = 1
         else:
-            print(f"error: {mistake}", file=sys.stderr)
+            print(f"error: {mask_uris(str(mistake))}", file=sys.stderr)
             code = 2
     sys.stdout.flush()
     if ray.is_initialized():

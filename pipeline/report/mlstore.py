@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.environment import mask_value
+from pipeline.credentials import mask_value
 from pipeline.report.spool import Identity, Spool, file_lock
 
 KEY_TAG = "cfr_icl.key"

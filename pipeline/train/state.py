@@ -77,7 +77,7 @@ def save_checkpoint(state: TrainState, run: config.TrainConfig, keep: int) -> st
             "position": state.position.to_dict(),
             "best": state.best,
             "mlflow_run": state.mlflow_run,
-            "config": config_io.to_dict(run),
+            "config": config_io.masked(run),
         }
         storage.write_bytes(storage.join(uri, STATE), json.dumps(described, indent=1).encode())
     found = complete_checkpoints(run.out)
