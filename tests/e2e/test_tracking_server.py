@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(uri: str, spool: Path, **changes: Any) -> Run:
-    arguments: dict[str, Any] = {"kind": "train", "name": spool.parent.name, "params": {"lr": 0.1}, **changes}
-    return open_run(config.Tracking(uri=uri, experiment="server"), spool=spool, **arguments)
+def start(uri: str, out: Path, **changes: Any) -> Run:
+    arguments: dict[str, Any] = {"kind": "train", "name": out.parent.name, "params": {"lr": 0.1}, **changes}
+    return open_run(config.Tracking(uri=uri, experiment="server"), out=str(out), **arguments)
 
 
 def history(server: MlflowServer, run_id: str | None, key: str = "loss") -> list[int]:
@@ -39,8 +39,7 @@ def runs_named(server: MlflowServer, name: str) -> list[Any]:
 
 
 def test_server_down_in_the_middle(mlflow_server: MlflowServer, switch: Switch, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    run = start(switch.uri, spool)
+    run = start(switch.uri, tmp_path / "run")
     assert run.run_id
     for step in range(90):
         if step == 30:
@@ -66,7 +65,7 @@ def test_server_down_at_the_start_and_hanging_later(
 ) -> None:
     switch.mode = "refuse"
     begin = time.monotonic()
-    run = start(switch.uri, tmp_path / "spool")
+    run = start(switch.uri, tmp_path / "run")
     assert run.run_id is None
     assert time.monotonic() - begin < 15
     for step in range(20):
@@ -74,7 +73,7 @@ def test_server_down_at_the_start_and_hanging_later(
     switch.mode = "hang"
     assert not run.close(timeout=1)
     switch.mode = "on"
-    with start(mlflow_server.uri, tmp_path / "spool") as again:  # the same command, the server back
+    with start(mlflow_server.uri, tmp_path / "run") as again:  # the same command, the server back
         for step in range(10, 30):
             again.metrics({"loss": 1.0}, step)
         deadline = time.monotonic() + 45  # the first session's hung request ends by itself, then its lane is free
@@ -103,7 +102,7 @@ def test_a_run_made_while_the_answer_was_lost_is_not_made_twice(
         return run
 
     monkeypatch.setattr(MlflowClient, "create_run", create_and_lose_the_answer)
-    run = start(mlflow_server.uri, tmp_path / "spool")
+    run = start(mlflow_server.uri, tmp_path / "run")
     run.metrics({"loss": 1.0}, 1)
     assert run.close(timeout=30)
     assert [found.info.run_id for found in runs_named(mlflow_server, tmp_path.name)] == lost == [run.run_id]
@@ -118,7 +117,7 @@ def test_server_killed_and_started_again_while_another_process_logs(
         from pipeline.config import Tracking
         from pipeline.report.tracking import open_run
         with open_run(Tracking(uri={mlflow_server.uri!r}, experiment="server"), kind="train",
-                      name={tmp_path.name!r}, params={{"lr": 1}}, spool={str(tmp_path / "spool")!r}) as run:
+                      name={tmp_path.name!r}, params={{"lr": 1}}, out={str(tmp_path / "run")!r}) as run:
             print("begun", flush=True)
             for step in range(400):
                 run.metrics({{"loss": 1.0}}, step)
