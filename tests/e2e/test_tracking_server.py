@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import config
+from pipeline.report.places import kept_spools
 from pipeline.report.tracking import Run, open_run
 
 from .conftest import MlflowServer, Switch
@@ -145,3 +147,48 @@ def test_server_killed_and_started_again_while_another_process_logs(
     assert found.info.status == "FINISHED"
     assert sum("cannot be reached" in line for line in lines) == 1
     assert any("is back" in line for line in lines)
+
+
+def test_a_server_so_slow_that_the_job_ends_first(
+    mlflow_server: MlflowServer, switch: Switch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request takes two seconds or more; what is left goes by `python -m jobs.track_sync`, once it can."""
+    monkeypatch.setenv("CFR_ICL_STATE", str(tmp_path / "state"))
+    switch.delay = 2.0
+    begin = time.monotonic()
+    run = open_run(
+        config.Tracking(uri=switch.uri, experiment="server"),
+        kind="train",
+        name=tmp_path.name,
+        params={"lr": 0.1},
+        out=f"file://{tmp_path}/bucket/run",
+        wait=1.0,
+    )
+    for step in range(300):
+        run.metrics({"loss": 1.0}, step)
+    for step in range(3):
+        run.text("x", f"notes/{step}.txt")
+    assert not run.close(timeout=1.0)
+    assert time.monotonic() - begin < 6
+    ended = time.time() * 1000
+    (spool,) = kept_spools()
+    while spool.waiting().processes:  # the request on its way
+        time.sleep(0.1)
+    switch.delay, switch.mode = 0.0, "refuse"
+    away = track_sync()
+    assert away.returncode == 1
+    assert "1 of 1 runs could not be sent" in away.stderr and "Traceback" not in away.stdout + away.stderr
+    switch.mode = "on"
+    back = track_sync()
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert back.stdout.endswith(" 0 left\n") and kept_spools() == []
+    (found,) = runs_named(mlflow_server, tmp_path.name)
+    assert found.info.status == "FINISHED" and found.info.start_time <= found.info.end_time <= ended
+    assert history(mlflow_server, found.info.run_id) == list(range(300))
+    assert len(MlflowClient(mlflow_server.uri).list_artifacts(found.info.run_id, "notes")) == 3
+    assert json.loads((tmp_path / "bucket" / "run" / "tracking.json").read_text())["run_id"] == found.info.run_id
+
+
+def track_sync() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.track_sync"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
