@@ -22,8 +22,6 @@ from pipeline.report.report import ObjectPicture, pick_objects, write_report
 from pipeline.report.settings import setting_name
 from pipeline.report.tracking import Run, open_run, resolve_tracking
 
-RUN_ID = "mlflow_run"  # file below a remote output folder
-
 
 class EvaluationLog:
     """The tracking side of one evaluation."""
@@ -68,14 +66,11 @@ def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
 def tracked(checked: Checked, tracking: config.Tracking) -> Iterator[EvaluationLog]:
     """An evaluation's MLflow run; the same output folder continues the same run."""
     info, out = checked.checkpoint, checked.out
-    local = not storage.scheme_of(out)
-    spool = Path(out if local else tempfile.mkdtemp(prefix="cfr-icl-")) / "tracking-spool"
-    tags = {"out": out, "checkpoint": info.uri, "checkpoint_sha256": info.sha256}
+    tags = {"checkpoint": info.uri, "checkpoint_sha256": info.sha256}
     if info.mlflow_run:
         tags["training_run"] = info.mlflow_run
     if info.config:
         tags["recipe"] = info.config.recipe
-    remembered = storage.join(out, RUN_ID)  # a scratch spool does not outlast this process
     steps, data = list(checked.request.steps), [source.name for source in checked.sources]
     with open_run(
         resolve_tracking(tracking, fallback_root=out.rsplit("/", 1)[0]),
@@ -83,11 +78,8 @@ def tracked(checked: Checked, tracking: config.Tracking) -> Iterator[EvaluationL
         name=f"evaluate {out.rsplit('/', 1)[-1]}",
         params={**options(checked.request), "cfr.steps": steps, "data": data},
         tags=tags,
-        spool=spool,
-        run_id=None if local or not storage.exists(remembered) else storage.read_bytes(remembered).decode(),
+        out=out,
     ) as run:
-        if not local and run.run_id:
-            storage.write_bytes(remembered, run.run_id.encode())
         yield EvaluationLog(run)
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
 from pipeline import config, config_io, runtime, storage
+from pipeline.credentials import mask_uris
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.validate import validate, validation_rows
@@ -83,6 +84,8 @@ def job(args: list[str]) -> None:
     print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
     runtime.connect()
     with TrainingLog(run, first) as log:
+        # Workers need no way to MLflow, and Ray shows what they were given.
+        run = config_io.replace(run, **{"tracking.uri": mask_uris(run.tracking.uri)})
         done = fit(run, partial(validate_share, run=run) if run.data.val else None, log.on_event, log.run_id)
         if not done:
             print(f"stopped: {run.out} is saved, and the same command continues it", flush=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,8 +25,6 @@ class TrainingLog:
         self.run = run
         self.metrics = MetricsFile(run.out, first_step)
         self.progress = runtime.Progress("training", run.total_steps, "steps", done=first_step)
-        local = not storage.scheme_of(run.out)
-        self.spool = Path(run.out if local else tempfile.mkdtemp(prefix="cfr-icl-")) / "tracking-spool"
 
     def __enter__(self) -> TrainingLog:
         run = self.run
@@ -37,8 +33,8 @@ class TrainingLog:
             kind="train",
             name=run.tracking.name or f"{run.recipe} {run.out.rsplit('/', 1)[-1]}",
             params=config_io.flatten(run),
-            tags={"out": run.out, "recipe": run.recipe},
-            spool=self.spool,
+            tags={"recipe": run.recipe},
+            out=run.out,
         )
         self.tracked.text(json.dumps(config_io.to_dict(run), indent=1), "config.json")
         return self
@@ -47,10 +43,15 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.close()
-        self.metrics.save()
-        if any("train/loss" in row for row in self.metrics.lines):
-            self.tracked.figure(learning_curves(self.metrics.lines), "learning_curves.png")
-        self.tracked.close("FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED")
+        try:
+            self.metrics.save()
+            if any("train/loss" in row for row in self.metrics.lines):
+                self.tracked.figure(learning_curves(self.metrics.lines), "learning_curves.png")
+        except BaseException as failed:  # a full disk, say: MLflow is told before the job ends
+            error = error or failed
+            raise
+        finally:
+            self.tracked.close("FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED")
 
     @property
     def run_id(self) -> str | None:

@@ -9,12 +9,18 @@ import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.config import check
+from pipeline.credentials import mask_all
 from pipeline.errors import did_you_mean
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON values (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def masked(config: Any) -> dict[str, Any]:
+    """`to_dict` without credentials: what may be written to a file."""
+    return mask_all(to_dict(config))
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pipeline import storage
 from pipeline.cluster import Node, grown
+from pipeline.credentials import mask_uris
 from pipeline.errors import Unavailable, UserError
 
 # Read by Ray when its modules are imported, so they are set here, before `import ray` below.
@@ -253,9 +254,9 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
     except Exception as error:
         mistake, away = user_error_in(error), _inside(error, Unavailable)
         if mistake is None and away is None:
-            traceback.print_exc()
+            print(mask_uris(traceback.format_exc()), end="", file=sys.stderr)
         else:
-            print(f"error: {mistake or away}", file=sys.stderr)
+            print(f"error: {mask_uris(str(mistake or away))}", file=sys.stderr)
         code = 1 if mistake is None else 2
     sys.stdout.flush()
     if ray.is_initialized():

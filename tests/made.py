@@ -21,6 +21,7 @@ from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, ta
 from pipeline.model.checkpoints import FORMAT, MODEL, STATE
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import file_name
+from pipeline.train.state import TrainState, prune, publish, take_snapshot, write_parts
 
 SIDE = 64
 
@@ -88,3 +89,11 @@ def write_checkpoint(folder: Path, seed: int = 0, mlflow_run: str | None = None)
     state = {"format": FORMAT, "step": 7, "mlflow_run": mlflow_run, "config": config_io.to_dict(small_config())}
     (folder / STATE).write_text(json.dumps(state))
     return str(folder)
+
+
+def save_checkpoint(s: TrainState, run: TrainConfig, keep: int) -> str:
+    """Write a checkpoint at once, as one worker does; returns its URI."""
+    snapshot = take_snapshot(s, run, writers=1, writes=True)
+    publish(snapshot, write_parts(snapshot, 0))
+    prune(run.out, keep)
+    return snapshot.uri

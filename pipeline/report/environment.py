@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -13,31 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.credentials import mask_credentials
+
 PACKAGES = ("torch", "ray", "timm", "numpy", "opencv-python-headless", "pyarrow", "mlflow")
 COMMIT_VARIABLE = "CFR_ICL_GIT_COMMIT"  # set it where the code comes without its .git folder (images, `ray job submit`)
-
-_USER_INFO = re.compile(r"(://)[^/\s@]+@")
-_SECRET_QUERY = re.compile(r"(?i)([?&](?:x-amz-[\w-]+|[\w-]*(?:signature|token|secret|password|key)|sig)=)[^&\s'\"]+")
-_SECRET_OPTION = re.compile(
-    r"(?i)(?<![\w-])(-*[\w.-]*(?:secret|password|passwd|token|api[_-]?key|access[_-]?key)[\w-]*)(=|\s+|:\s*)(\S+)"
-)
-_SECRET_NAME = re.compile(r"(?i)(secret|password|passwd|token|api[_-]?key|access[_-]?key|credential)")
-
-
-def mask_credentials(text: str) -> str:
-    """`text` with user:password@ of URIs, signed query parts and values of secret-sounding options replaced by ***."""
-    text = _USER_INFO.sub(r"\1***@", text)
-    text = _SECRET_QUERY.sub(r"\1***", text)
-    return _SECRET_OPTION.sub(r"\1\2***", text)
-
-
-def mask_value(name: str, value: Any) -> str:
-    """The text of parameter or tag `name`; nothing of it is left when the name itself says that it is a secret."""
-    return "***" if _SECRET_NAME.search(name) and value else _mask_uris(str(value))
-
-
-def _mask_uris(text: str) -> str:
-    return _SECRET_QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
 
 
 def command_line() -> str:

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.environment import mask_value
+from pipeline.credentials import mask_uris, mask_value
 from pipeline.report.spool import Identity, Spool, file_lock
 
 KEY_TAG = "cfr_icl.key"
+OPENED_TAG = "cfr_icl.opened"  # when a process last began to log to the run, in milliseconds
 MAX_TEXT = 6000  # MLflow's limit for a parameter; its limit for a tag is 8000
 MAX_METRICS = 1000  # values of one log_batch request
 MAX_NAMES = 100  # parameters or tags of one request
@@ -58,9 +59,11 @@ def sqlite_path(uri: str) -> Path | None:
 def set_client_environment() -> None:
     """Make MLflow's HTTP client give up soon: with its defaults one call to a dead server blocks for four minutes.
 
-    A user's own values are kept. MLflow reads these variables at each request.
+    No retries of its own, because our thread tries again anyway, and looks first whether a run that it asked for was
+    made though the answer came too late; the client would just ask for another. A user's own values are kept. MLflow
+    reads these variables at each request.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
 
@@ -137,9 +140,13 @@ class OpenRun:
                 run = self._create(identity, uri)
             with spool.lock():
                 identity = spool.identity() or identity
+                self.news = identity.run_id != run.info.run_id  # the run id was not known before
                 identity.run_id = run.info.run_id
                 spool.save(identity)
         self.run_id: str = run.info.run_id
+        self._key, self._experiment_id = identity.key, run.info.experiment_id
+        self._tags: set[str] = set(run.data.tags)
+        self.last_opened = int(run.data.tags.get(OPENED_TAG, 0))  # by the last process that logged before us
         self._params: dict[str, str] = dict(run.data.params)
         # The highest step of each key (MLflow's public API gives values only, or whole histories), and for keys that
         # come with lower ones, as after a restart, all steps.
@@ -150,6 +157,10 @@ class OpenRun:
             self.send_tags(identity.tags)
         elif reopen and run.info.status != "RUNNING":
             self.client.update_run(self.run_id, status="RUNNING")
+
+    def is_gone(self) -> bool:
+        """Whether the run was deleted since it was opened."""
+        return self.client.get_run(self.run_id).info.lifecycle_stage != "active"
 
     def _find(self, identity: Identity, uri: str) -> Any:
         from mlflow.exceptions import MlflowException
@@ -164,14 +175,17 @@ class OpenRun:
             if run is not None and run.info.lifecycle_stage == "active":
                 return run
             print(f"tracking: run {identity.run_id} is no longer in the store; a new run is made", flush=True)
-        experiment = _experiment(self.client, identity.experiment, uri)
-        found = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{identity.key}'", max_results=1)
-        return found[0] if found else None
+        found = self._of_key(_experiment(self.client, identity.experiment, uri), identity.key)
+        return min(found, key=lambda run: (not run.data.metrics, run.info.run_id), default=None)
+
+    def _of_key(self, experiment: str, key: str) -> list[Any]:
+        """The runs with our key: one, unless the store made one whose answer we no longer waited for."""
+        return list(self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=20))
 
     def _create(self, identity: Identity, uri: str) -> Any:
         experiment = _experiment(self.client, identity.experiment, uri)
         tags = {KEY_TAG: identity.key}
-        return self.client.create_run(experiment, tags=tags, run_name=identity.name)
+        return self.client.create_run(experiment, identity.began, tags, identity.name)
 
     def send_metrics(self, records: list[dict[str, Any]]) -> None:
         """Send metrics records; steps that the store has already for their key are left out."""
@@ -219,15 +233,29 @@ class OpenRun:
         self.send_tags({f"continued.{name}"[:250]: value for name, value in changed.items()})
         return list(changed)
 
-    def send_tags(self, values: dict[str, str]) -> None:
+    def send_tags(self, values: dict[str, str], keep: bool = False) -> None:
+        """Send tags; with `keep` only those that the run does not have."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(k, v) for k, v in values.items()]
+        tags = [RunTag(k, v) for k, v in values.items() if not (keep and k in self._tags)]
         for start in range(0, len(tags), MAX_NAMES):
             self.client.log_batch(self.run_id, tags=tags[start : start + MAX_NAMES])
+        self._tags |= values.keys()
 
     def send_status(self, status: str, milliseconds: int) -> None:
+        self._remove_twins()
         self.client.set_terminated(self.run_id, status=status, end_time=milliseconds)
+
+    def _remove_twins(self) -> None:
+        """Delete empty runs with our key: a slow store may make a run long after we gave up waiting and asked again."""
+        from mlflow.exceptions import MlflowException
+
+        for twin in self._of_key(self._experiment_id, self._key):
+            if twin.info.run_id != self.run_id and not twin.data.metrics:
+                try:
+                    self.client.delete_run(twin.info.run_id)
+                except MlflowException as error:  # the store may not let us: no reason to leave this run open
+                    print(f"tracking: cannot delete the empty run {twin.info.run_id}: {mask_uris(str(error))[:200]}")
 
     def send_file(self, path: Path, folder: str) -> None:
         self.client.log_artifact(self.run_id, str(path), artifact_path=folder or None)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.report.environment import mask_credentials
+from pipeline.credentials import mask_credentials
 from pipeline.report.mlstore import OpenRun, Refused, RunMissing, set_client_environment, translate
+from pipeline.report.places import note_run
 from pipeline.report.spool import Lane, Spool
 
 GATHER_SECONDS = 0.5  # records that come within this time travel together
@@ -29,10 +30,14 @@ class Sender:
     """
 
     def __init__(self, uri: str, spool: Spool, lanes: list[Lane], own: Lane | None) -> None:
-        """`own` is the lane that this process still writes to; statuses of the other lanes are then out of date."""
+        """`own` is the lane that this process still writes to; None: all that logged have ended.
+
+        Lanes of processes that die meanwhile are added to `lanes`.
+        """
         self.abandoned = False  # nobody waits any more: end as soon as a request returns
         self.run: OpenRun | None = None
         self.sent = 0
+        self.failure = ""  # why the last try left something behind
         self.tried = threading.Event()  # the first connection was made or has failed
         self._uri = uri
         self._spool = spool
@@ -47,25 +52,27 @@ class Sender:
 
     def work(self) -> bool:
         """Send everything that is there. Returns whether all of it arrived; complains once per kind of failure."""
-        self._lanes += self._spool.orphans()  # of a process that has died meanwhile
         done = self._attempt("the tracking store", self._send_records)
         self.tried.set()
+        self._note()
         return done and self._attempt("the artifact store", self._send_files)
 
-    def _attempt(self, what: str, send: Callable[[], None]) -> bool:
+    def _attempt(self, what: str, send: Callable[[], None], again: bool = True) -> bool:
+        self.failure = ""
         try:
             send()
         except Abandoned:
             return False
-        except RunMissing:
-            self.run = None  # looked up again, or made again, at the next try
-            return False
+        except RunMissing as error:
+            self.run = None  # looked up again, or made again
+            self.failure = _reason(error)
+            return again and self._attempt(what, send, again=False)
         except Exception as error:  # whatever a client of a remote store may raise; training must not notice
-            if what not in self._complained:
+            self.failure = f"{what} cannot be reached ({_reason(error)})"
+            if self._own is not None and what not in self._complained:
                 self._complained.add(what)
-                reason = mask_credentials(" ".join(str(error).split()))[:200]
                 print(
-                    f"tracking: {what} cannot be reached ({reason}). The run goes on; "
+                    f"tracking: {self.failure}. The run goes on; "
                     f"what is to be logged is kept in {self._spool.folder} and sent later.",
                     flush=True,
                 )
@@ -79,10 +86,24 @@ class Sender:
         if self.run is None:
             set_client_environment()
             self.run = OpenRun(self._uri, self._spool, reopen=self._own is not None)
+            self.tried.set()
         return self.run
+
+    def _note(self) -> None:
+        """Say beside a remote output which MLflow run it has, once that is known."""
+        if self.run is None or not self.run.news:
+            return
+        self.run.news = False
+        try:
+            identity = self._spool.identity()
+            if identity is not None and identity.home:
+                note_run(identity)
+        except Exception as error:
+            print(f"tracking: {_reason(error)} The run is found without it.", flush=True)
 
     def _send_records(self) -> None:
         run = self._connected()
+        self._lanes += self._spool.orphans()  # of a process that has died meanwhile
         for lane in self._lanes:
             while found := lane.records.unsent(READ_RECORDS):
                 self._send_some(run, lane, found)
@@ -98,12 +119,14 @@ class Sender:
             try:
                 self._call(lambda: self._dispatch(run, lane, records))  # noqa: B023 - called at once
             except Refused as refusal:
+                if run.is_gone():
+                    raise RunMissing(str(refusal)) from refusal
                 if len(records) > 1:  # one of them is to blame: find it
                     for item in found[start:stop]:
                         self._send_some(run, lane, [item])
                     start = stop
                     continue
-                print(f"tracking: the store refuses a record, which is left out: {str(refusal)[:300]}", flush=True)
+                print(f"tracking: the store refuses a record, which is left out: {_reason(refusal)}", flush=True)
             self.sent += len(records)
             lane.records.mark(found[stop - 1][1])
             start = stop
@@ -120,18 +143,24 @@ class Sender:
                         "the first ones stay its parameters, the new ones are tags continued.*",
                         flush=True,
                     )
-            case "tags":
-                run.send_tags(first["values"])
-            case "status" if self._own is None or lane is self._own:
-                run.send_status(first["status"], first["time"])
+            case "tags":  # not over the newer ones of a process that went on with the run on another machine
+                run.send_tags(first["values"], keep=lane is not self._own and first["time"] < run.last_opened)
+            case "status":  # of a process after which none has begun to log
+                if lane is self._own or (self._own is None and first["time"] >= run.last_opened):
+                    run.send_status(first["status"], first["time"])
+            case _:
+                print(f"tracking: a damaged record in {lane.folder} is left out", flush=True)
 
     def _send_files(self) -> None:
         run = self._connected()
         for lane in self._lanes:
             while found := lane.files.unsent(READ_RECORDS):
                 for record, position in found:
-                    self._send_file(run, lane, record)
+                    if record["type"] == "file":
+                        self._send_file(run, lane, record)
                     lane.files.mark(position)
+                    if any(other.records.pending for other in self._lanes):
+                        self._send_records()  # pictures on a slow way do not hold up the values
 
     def _send_file(self, run: OpenRun, lane: Lane, record: dict[str, Any]) -> None:
         path = lane.folder / record["path"]
@@ -139,7 +168,7 @@ class Sender:
             try:
                 self._call(lambda: run.send_file(path, record["folder"]))
             except Refused as refusal:
-                print(f"tracking: the store refuses {path.name}, which is left out: {str(refusal)[:300]}", flush=True)
+                print(f"tracking: the store refuses {path.name}, which is left out: {_reason(refusal)}", flush=True)
             shutil.rmtree(path.parent, ignore_errors=True)
         self.sent += 1
 
@@ -150,6 +179,11 @@ class Sender:
             send()
         except Exception as error:
             raise translate(error) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error's text in one line, without credentials."""
+    return mask_credentials(" ".join(str(error).split()))[:200]
 
 
 class SenderThread:

@@ -3,16 +3,21 @@
 What is logged is appended to a spool folder (`pipeline.report.spool`) and a background thread sends it
 (`pipeline.report.sender`), so a tracking server that is slow, down or restarted costs nothing but delay:
 
-    with open_run(tracking, kind="train", name="tiny", params=flatten(cfg), spool=f"{out}/tracking-spool") as run:
+    with open_run(tracking, kind="train", name="tiny", params=flatten(cfg), out=out) as run:
         run.metrics({"loss": 0.3}, step=20)
+
+The output, local or on object storage, decides which run it is: the same `out` is the same MLflow run, on whatever
+machine (`pipeline.report.places`).
 """
 
 from __future__ import annotations
 
 import io
 import os
+import shlex
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -22,16 +27,16 @@ import cv2
 import numpy as np
 
 from pipeline import config
+from pipeline.credentials import mask_uris
 from pipeline.errors import UserError
-from pipeline.report.environment import describe_environment, environment_tags, mask_credentials
-from pipeline.report.mlstore import clean_name, now_ms, sqlite_path, text_of
+from pipeline.report.environment import environment_tags
+from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, sqlite_path, text_of
+from pipeline.report.places import claim
 from pipeline.report.sender import Sender, SenderThread
 from pipeline.report.spool import Identity, Journal, Lane, Spool
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["Run", "describe_environment", "open_run", "resolve_tracking", "sync"]
 
 Kind = Literal["prepare", "train", "evaluate", "tune"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -65,7 +70,7 @@ def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> conf
         uri = f"sqlite:///{root / 'mlflow.db'}"
     if uri.startswith("file:") or "://" not in uri:
         raise UserError(
-            f"MLflow 3 does not write to plain folders such as {mask_credentials(uri)}; "
+            f"MLflow 3 does not write to plain folders such as {mask_uris(uri)}; "
             "use sqlite:///PATH/mlflow.db or the address of a server, http://HOST:PORT."
         )
     path = sqlite_path(uri)
@@ -78,16 +83,16 @@ class Run:
     As a context manager it closes as FINISHED, FAILED on an exception, KILLED on SystemExit or KeyboardInterrupt.
     """
 
-    def __init__(self, uri: str = "", spool: Spool | None = None) -> None:
-        """Use `open_run`. Without a spool the run does nothing: tracking is off."""
-        self.uri = mask_credentials(uri)
+    def __init__(self, uri: str = "", spool: Spool | None = None, lanes: Sequence[Lane] = ()) -> None:
+        """Use `open_run`. The last lane is our own. Without a spool the run does nothing: tracking is off."""
+        self.uri = mask_uris(uri)
         self._spool = spool
         self._lane: Lane | None = None
+        self._run_id: str | None = None
         self._complained = False
         if spool is not None:
-            lanes = spool.orphans()  # before our own: what an earlier process left goes first
-            self._lane = spool.new_lane()
-            self._sender = Sender(uri, spool, [*lanes, self._lane], self._lane)
+            self._lane = lanes[-1]
+            self._sender = Sender(uri, spool, [*lanes], self._lane)
             self._thread = SenderThread(self._sender)
             self._thread.start()
 
@@ -95,7 +100,9 @@ class Run:
     def run_id(self) -> str | None:
         """MLflow's id; None while the store was never reached, or with tracking off."""
         identity = self._spool.identity() if self._spool else None
-        return identity.run_id if identity else None
+        if identity is not None:  # a remote output's spool is removed when all was sent
+            self._run_id = identity.run_id
+        return self._run_id
 
     def wait(self, timeout: float) -> None:
         """Wait until the run exists, or the first try to make it has failed."""
@@ -117,7 +124,7 @@ class Run:
         self._append("records", {"type": "params", "values": _texts(values)})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._append("records", {"type": "tags", "values": _texts(values)})
+        self._append("records", {"type": "tags", "values": _texts(values), "time": now_ms()})
 
     def image(self, array: np.ndarray, name: str) -> None:
         """Log an (H, W, 3) uint8 RGB or (H, W) uint8 picture; `name` may have folders and ends in .png or .jpg."""
@@ -134,8 +141,8 @@ class Run:
         self._artifact(buffer.getvalue(), name)
 
     def text(self, text: str, name: str) -> None:
-        """Log a text file."""
-        self._artifact(text.encode(), name)
+        """Log a text file; credentials in it are masked."""
+        self._artifact(mask_uris(text).encode(), name)
 
     def file(self, path: str | Path, folder: str = "") -> None:
         """Log a local file. Its content is taken now: it may change or go away afterwards."""
@@ -160,13 +167,18 @@ class Run:
         if status is not None:
             self._append("records", {"type": "status", "status": status, "time": now_ms()})
         sent = self._thread.stop(timeout)
+        self._lane = None
+        self._run_id = self.run_id
         if not sent:
+            folder = self._spool.folder
             print(
-                f"tracking: {self.uri} did not take everything in time; the rest is kept in {self._spool.folder} "
-                "and sent when the same command runs again",
+                f"tracking: {self.uri} did not take everything in time; the rest is kept in {folder} and sent by "
+                f"`python -m jobs.track_sync {shlex.quote(str(folder))}`, or by the same command if it goes on with "
+                f"the run",
                 flush=True,
             )
-        self._lane = None
+        else:
+            self._spool.discard()
         return sent
 
     def __enter__(self) -> Run:
@@ -183,10 +195,13 @@ class Run:
             raise ValueError(f"{name!r} is not a relative artifact name")
         if self._lane is None:
             return
+        folder = self._lane.file_folder()
+        path = folder / parts[-1]
         try:
-            path = self._lane.file_path(parts[-1])
+            folder.mkdir(parents=True)
             path.write_bytes(data)
         except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             self._complain(error)
             return
         record = {"path": str(path.relative_to(self._lane.folder)), "folder": "/".join(parts[:-1])}
@@ -215,76 +230,43 @@ def open_run(
     kind: Kind,
     name: str,
     params: Mapping[str, Any],
-    spool: str | Path,
+    out: str,
     tags: Mapping[str, str] | None = None,
-    run_id: str | None = None,
     parent: str | None = None,
     wait: float = 20.0,
 ) -> Run:
-    """Open a run, or go on with the one that `spool` or `run_id` names; it stays one MLflow run.
+    """Open a run, or go on with the one that `out` belongs to; it stays one MLflow run.
 
     Args:
         tracking: as `resolve_tracking` returned it.
         kind: becomes the tag `kind`.
         name: shown in MLflow's table.
         params: dotted names to values; credentials in them are masked, long values cut with a note.
-        spool: local folder of this run, e.g. `OUT/tracking-spool`.
-        tags: more tags; commit, versions, host shape and command line are added.
-        run_id: continue this run; not needed when the spool folder is the same.
+        out: the run's output folder or URI.
+        tags: more tags; kind, output, commit, versions, host shape and command line are added.
         parent: MLflow id of the run this one is shown under.
         wait: seconds to wait at most for the run to exist (a store that refuses is not waited for).
 
     Returns:
         The run; with `tracking.enabled` False one that does nothing.
+
+    Raises:
+        UserError: the output, or the spool folder on this machine, cannot be written.
     """
     if not tracking.enabled:
         return Run()
     uri = resolve_tracking(tracking).uri
-    all_tags = {"kind": kind, **environment_tags(), **(tags or {})}
+    all_tags = {"kind": kind, "out": out, **environment_tags(), **(tags or {})}
     if parent:
         all_tags["mlflow.parentRunId"] = parent
-    folder = Spool(spool)
+    key, experiment = uuid.uuid4().hex, tracking.experiment
     values, labels = _texts(params), _texts(all_tags)
-    with folder.lock():
-        known = folder.identity()
-        if known is None:
-            known = Identity(uuid.uuid4().hex, mask_credentials(uri), tracking.experiment, name, None, values, labels)
-        known.run_id = run_id or known.run_id
-        known.uri = mask_credentials(uri)
-        folder.save(known)
-    run = Run(uri, folder)
+    spool, lanes = claim(out, Identity(key, mask_uris(uri), experiment, name, None, values, labels, now_ms()))
+    run = Run(uri, spool, lanes)
     run.params(params)
-    run.tags(all_tags)
+    run.tags({**all_tags, OPENED_TAG: str(now_ms())})
     run.wait(wait)
     return run
-
-
-def sync(spool: str | Path, uri: str = "") -> int:
-    """Send what a spool folder still holds, where no process is using it any more.
-
-    Args:
-        spool: the folder.
-        uri: tracking URI; empty: the one it was meant for.
-
-    Returns:
-        Number of records sent.
-
-    Raises:
-        UserError: not a spool folder, the URI needs credentials that the folder does not keep, or the store is away.
-    """
-    folder = Spool(spool)
-    identity = folder.identity()
-    if identity is None:
-        raise UserError(f"{spool} is no tracking spool: it holds no run.json.")
-    uri = uri or identity.uri
-    if "***" in uri:
-        raise UserError(f"Give the tracking URI: the spool of {identity.name!r} does not keep its credentials ({uri}).")
-    sender = Sender(uri, folder, folder.orphans(), None)
-    done = sender.work()
-    sender.release()
-    if not done:
-        raise UserError(f"Not everything of {spool} could be sent to {mask_credentials(uri)}; the rest is still there.")
-    return sender.sent
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -53,14 +53,14 @@ def open_folder(run: config.TrainConfig) -> bool:
             before = config_io.flatten(config_io.from_dict(config.TrainConfig, json.loads(storage.read_bytes(uri))))
         except ValueError as error:
             raise UserError(f"{uri} is not the config of a training run: {error}. Choose another --out.") from error
-        now = config_io.flatten(run)
+        now = config_io.flatten(config_io.from_dict(config.TrainConfig, config_io.masked(run)))  # as it was written
         changed = [n for n in now if before[n] != now[n] and not n.startswith(FREE)]
         if changed:
             lines = "; ".join(f"{n} was {before[n]!r}, now {now[n]!r}" for n in changed)
             raise UserError(f"{run.out} holds a run with other options: {lines}. Choose another --out.")
     elif storage.exists(run.out) and storage.list_files(run.out):
         raise UserError(f"{run.out} holds something else than a training run. Choose an empty --out.")
-    storage.write_bytes(uri, json.dumps(config_io.to_dict(run), indent=1).encode())
+    storage.write_bytes(uri, json.dumps(config_io.masked(run), indent=1).encode())
     return begun
 
 

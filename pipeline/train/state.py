@@ -102,7 +102,7 @@ def take_snapshot(state: TrainState, run: config.TrainConfig, writers: int, writ
         "position": state.position.to_dict(),
         "best": state.best,
         "mlflow_run": state.mlflow_run,
-        "config": config_io.to_dict(run),
+        "config": config_io.masked(run),
     }
     return Snapshot(state.step, checkpoint_uri(run.out, state.step), parts, described)
 

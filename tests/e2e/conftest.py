@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -59,10 +59,15 @@ class MlflowServer:
 
 
 class Switch:
-    """A TCP relay to a server that can refuse, or accept and never answer, as a dead or a hung server does."""
+    """A TCP relay to a server that can refuse, or accept and never answer, as a dead or a hung server does.
+
+    Attributes:
+        delay: seconds before what the client sends goes on to the server.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.mode: Literal["on", "refuse", "hang"] = "on"
+        self.delay = 0.0
         switch = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -72,7 +77,7 @@ class Switch:
                 if switch.mode == "on":
                     with socket.create_connection(("127.0.0.1", target_port)) as target:
                         threading.Thread(target=_pump, args=(target, self.request), daemon=True).start()
-                        _pump(self.request, target)
+                        _pump(self.request, target, lambda: time.sleep(switch.delay))
 
         socketserver.ThreadingTCPServer.allow_reuse_address = True
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
@@ -85,9 +90,10 @@ class Switch:
         self._server.server_close()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(source: socket.socket, sink: socket.socket, pause: Callable[[], None] = lambda: None) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            pause()
             sink.sendall(data)
     for end in (source, sink):
         with contextlib.suppress(OSError):

@@ -69,7 +69,7 @@ def test_report_page(browser: Any, tmp_path: Path) -> None:
 def test_mlflow_shows_a_run(browser: Any, mlflow_server: MlflowServer, tmp_path: Path) -> None:
     params = {"optim.lr": 1e-3, "train.steps": 40}
     tracking = config.Tracking(uri=mlflow_server.uri, experiment="pages")
-    with open_run(tracking, kind="train", name="a tiny run", params=params, spool=tmp_path / "spool") as run:
+    with open_run(tracking, kind="train", name="a tiny run", params=params, out=str(tmp_path / "run")) as run:
         rows = [{"step": step, "train/loss": 1 / (1 + step), "val/noc90": 20 - step / 4} for step in range(40)]
         for row in rows:
             run.metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import config
+from pipeline.report.places import kept_spools
 from pipeline.report.tracking import Run, open_run
 
 from .conftest import MlflowServer, Switch
@@ -22,9 +24,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(uri: str, spool: Path, **changes: Any) -> Run:
-    arguments: dict[str, Any] = {"kind": "train", "name": spool.parent.name, "params": {"lr": 0.1}, **changes}
-    return open_run(config.Tracking(uri=uri, experiment="server"), spool=spool, **arguments)
+def start(uri: str, out: Path, **changes: Any) -> Run:
+    arguments: dict[str, Any] = {"kind": "train", "name": out.parent.name, "params": {"lr": 0.1}, **changes}
+    return open_run(config.Tracking(uri=uri, experiment="server"), out=str(out), **arguments)
 
 
 def history(server: MlflowServer, run_id: str | None, key: str = "loss") -> list[int]:
@@ -39,8 +41,7 @@ def runs_named(server: MlflowServer, name: str) -> list[Any]:
 
 
 def test_server_down_in_the_middle(mlflow_server: MlflowServer, switch: Switch, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    run = start(switch.uri, spool)
+    run = start(switch.uri, tmp_path / "run")
     assert run.run_id
     for step in range(90):
         if step == 30:
@@ -66,7 +67,7 @@ def test_server_down_at_the_start_and_hanging_later(
 ) -> None:
     switch.mode = "refuse"
     begin = time.monotonic()
-    run = start(switch.uri, tmp_path / "spool")
+    run = start(switch.uri, tmp_path / "run")
     assert run.run_id is None
     assert time.monotonic() - begin < 15
     for step in range(20):
@@ -74,7 +75,7 @@ def test_server_down_at_the_start_and_hanging_later(
     switch.mode = "hang"
     assert not run.close(timeout=1)
     switch.mode = "on"
-    with start(mlflow_server.uri, tmp_path / "spool") as again:  # the same command, the server back
+    with start(mlflow_server.uri, tmp_path / "run") as again:  # the same command, the server back
         for step in range(10, 30):
             again.metrics({"loss": 1.0}, step)
         deadline = time.monotonic() + 45  # the first session's hung request ends by itself, then its lane is free
@@ -103,7 +104,7 @@ def test_a_run_made_while_the_answer_was_lost_is_not_made_twice(
         return run
 
     monkeypatch.setattr(MlflowClient, "create_run", create_and_lose_the_answer)
-    run = start(mlflow_server.uri, tmp_path / "spool")
+    run = start(mlflow_server.uri, tmp_path / "run")
     run.metrics({"loss": 1.0}, 1)
     assert run.close(timeout=30)
     assert [found.info.run_id for found in runs_named(mlflow_server, tmp_path.name)] == lost == [run.run_id]
@@ -118,7 +119,7 @@ def test_server_killed_and_started_again_while_another_process_logs(
         from pipeline.config import Tracking
         from pipeline.report.tracking import open_run
         with open_run(Tracking(uri={mlflow_server.uri!r}, experiment="server"), kind="train",
-                      name={tmp_path.name!r}, params={{"lr": 1}}, spool={str(tmp_path / "spool")!r}) as run:
+                      name={tmp_path.name!r}, params={{"lr": 1}}, out={str(tmp_path / "run")!r}) as run:
             print("begun", flush=True)
             for step in range(400):
                 run.metrics({{"loss": 1.0}}, step)
@@ -146,3 +147,48 @@ def test_server_killed_and_started_again_while_another_process_logs(
     assert found.info.status == "FINISHED"
     assert sum("cannot be reached" in line for line in lines) == 1
     assert any("is back" in line for line in lines)
+
+
+def test_a_server_so_slow_that_the_job_ends_first(
+    mlflow_server: MlflowServer, switch: Switch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request takes two seconds or more; what is left goes by `python -m jobs.track_sync`, once it can."""
+    monkeypatch.setenv("CFR_ICL_STATE", str(tmp_path / "state"))
+    switch.delay = 2.0
+    begin = time.monotonic()
+    run = open_run(
+        config.Tracking(uri=switch.uri, experiment="server"),
+        kind="train",
+        name=tmp_path.name,
+        params={"lr": 0.1},
+        out=f"file://{tmp_path}/bucket/run",
+        wait=1.0,
+    )
+    for step in range(300):
+        run.metrics({"loss": 1.0}, step)
+    for step in range(3):
+        run.text("x", f"notes/{step}.txt")
+    assert not run.close(timeout=1.0)
+    assert time.monotonic() - begin < 6
+    ended = time.time() * 1000
+    (spool,) = kept_spools()
+    while spool.waiting().processes:  # the request on its way
+        time.sleep(0.1)
+    switch.delay, switch.mode = 0.0, "refuse"
+    away = track_sync()
+    assert away.returncode == 1
+    assert "1 of 1 runs could not be sent" in away.stderr and "Traceback" not in away.stdout + away.stderr
+    switch.mode = "on"
+    back = track_sync()
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert back.stdout.endswith(" 0 left\n") and kept_spools() == []
+    (found,) = runs_named(mlflow_server, tmp_path.name)
+    assert found.info.status == "FINISHED" and found.info.start_time <= found.info.end_time <= ended
+    assert history(mlflow_server, found.info.run_id) == list(range(300))
+    assert len(MlflowClient(mlflow_server.uri).list_artifacts(found.info.run_id, "notes")) == 3
+    assert json.loads((tmp_path / "bucket" / "run" / "tracking.json").read_text())["run_id"] == found.info.run_id
+
+
+def track_sync() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.track_sync"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)

@@ -19,16 +19,8 @@ from pipeline.model.checkpoints import find_checkpoint, load_model, load_weights
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train.optim import build_optimizer
-from pipeline.train.state import (
-    TrainState,
-    complete_checkpoints,
-    prune,
-    publish,
-    restore,
-    step_of,
-    take_snapshot,
-    write_parts,
-)
+from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
+from tests.made import save_checkpoint
 
 MODEL = config.Model(patch=16, dim=16, depth=4, heads=2, neck_dims=(4, 4, 8, 8), head_dim=8, train_size=64)
 
@@ -44,13 +36,6 @@ def one_step(s: TrainState) -> None:
     logits = s.model(torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64), torch.tensor([[[5.0, 5, 0], [-1, -1, -1]]]))
     logits.square().mean().backward()
     s.optimizer.step()
-
-
-def save_checkpoint(s: TrainState, run: config.TrainConfig, keep: int) -> str:
-    snapshot = take_snapshot(s, run, writers=1, writes=True)
-    publish(snapshot, write_parts(snapshot, 0))
-    prune(run.out, keep)
-    return snapshot.uri
 
 
 def test_whole_state_comes_back(tmp_path: Path) -> None:

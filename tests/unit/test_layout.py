@@ -15,8 +15,10 @@ MAX_LINES = 300
 
 # Lower layers first; a name stands for everything below it that is not named itself.
 LAYERS = [
-    ["pipeline.config", "pipeline.config_io", "pipeline.errors", "pipeline.cluster"]
-    + ["pipeline.s3", "pipeline.s3_errors", "pipeline.storage", "pipeline.runtime"],
+    [
+        *("pipeline.config", "pipeline.config_io", "pipeline.credentials", "pipeline.errors"),
+        *("pipeline.cluster", "pipeline.s3", "pipeline.s3_errors", "pipeline.storage", "pipeline.runtime"),
+    ],
     ["pipeline.data.schema", "pipeline.data.masks", "pipeline.data.order", "pipeline.data.images", "pipeline.clicks"],
     ["pipeline.augment"],
     ["pipeline.data", "pipeline.model"],

@@ -74,6 +74,7 @@ OPERATION = ("recipe", "out", "data.train", "data.val", "data.chunk", "data.work
 OPERATION += ("model.activation_checkpointing", "eval.actors", "eval.gpu", "eval.max_bad_fraction", "tracking.")
 OPERATION += ("train.workers", "train.gpu", "train.cpus_per_worker", "train.log_every", "train.val_every")
 OPERATION += ("train.val_objects", "train.checkpoint_every", "train.keep", "train.max_failures")
+OPERATION += ("train.min_workers", "train.parallel", "train.wait_for_workers", "train.explode_factor")
 
 _SHAPE = ("model.patch", "model.dim", "model.depth", "model.heads", "model.neck_dims", "model.head_dim")
 MODELS: dict[str, dict[str, Any]] = {

@@ -1,30 +1,22 @@
-"""What tracking keeps on disk, how it hides credentials and where it writes by default. No MLflow store needed."""
+"""What tracking keeps on disk and where it writes by default. No MLflow store needed."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from pipeline import config
 from pipeline.errors import UserError
 from pipeline.report import environment, mlstore
-from pipeline.report.spool import Journal, Spool
+from pipeline.report.spool import Journal, Spool, file_lock
 from pipeline.report.tracking import Run, resolve_tracking
-
-
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [
-        ("x --tracking.uri http://u:p@h:5000/", "x --tracking.uri http://***@h:5000/"),
-        ("x --aws-secret-access-key AbC --lr 1", "x --aws-secret-access-key *** --lr 1"),
-        ("x API_TOKEN=AbC y", "x API_TOKEN=*** y"),
-        ("x --data s3://bucket/key --model.patch 16", "x --data s3://bucket/key --model.patch 16"),
-    ],
-)
-def test_masking(given: str, shown: str) -> None:
-    assert environment.mask_credentials(given) == shown
 
 
 def test_environment_is_plain_and_knows_the_versions() -> None:
@@ -81,6 +73,41 @@ def test_a_lane_in_use_is_not_taken_over(tmp_path: Path) -> None:
     lane.release()
     (left,) = spool.orphans()
     assert left.pending
+
+
+def test_the_lock_of_a_removed_folder_is_none(tmp_path: Path) -> None:
+    """Who waited for it while the folder was removed must not go on in a folder that others cannot see."""
+    path, got = tmp_path / "spool" / "run.lock", []
+
+    def wait_for_it() -> None:
+        with file_lock(path):
+            got.append(path.exists())
+
+    with file_lock(path):
+        waiting = threading.Thread(target=wait_for_it)
+        waiting.start()
+        time.sleep(0.2)
+        shutil.rmtree(path.parent)
+    waiting.join()
+    assert got == [True]
+
+
+def test_a_new_lane_that_another_process_takes_for_an_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It locks and removes the empty folder before we lock it."""
+    flock, removed = fcntl.flock, []
+
+    def late(handle: TextIO, how: int) -> None:
+        if not removed:
+            removed.append(Path(handle.name).parent)
+            shutil.rmtree(removed[0])
+        flock(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    lane = Spool(tmp_path).new_lane()
+    assert removed and lane.folder != removed[0]
+    lane.records.append({"type": "tags", "values": {}})
+    lane.release()
+    assert [found.folder for found in Spool(tmp_path).orphans()] == [lane.folder]
 
 
 def test_names_that_mlflow_refuses_are_cleaned() -> None:

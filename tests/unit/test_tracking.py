@@ -15,21 +15,16 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import config, config_io
-from pipeline.errors import UserError
-from pipeline.report.tracking import Run, open_run, sync
+from pipeline.report.spool import Spool
+from pipeline.report.sync import sync
+from pipeline.report.tracking import Run, open_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> config.Tracking:
-    """One SQLite store for the module: making its tables takes seconds."""
-    return config.Tracking(uri=f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db", experiment="unit")
-
-
-def start(store: config.Tracking, spool: Path, **changes: Any) -> Run:
+def start(store: config.Tracking, out: Path, **changes: Any) -> Run:
     arguments: dict[str, Any] = {"kind": "train", "name": "a run", "params": {"optim.lr": 1e-3}, **changes}
-    return open_run(store, spool=spool, **arguments)
+    return open_run(store, out=str(out), **arguments)
 
 
 def steps(store: config.Tracking, run_id: str | None, key: str) -> list[int]:
@@ -40,7 +35,7 @@ def steps(store: config.Tracking, run_id: str | None, key: str) -> list[int]:
 def test_everything_arrives(store: config.Tracking, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     params = config_io.flatten(config.TrainConfig())
-    with start(store, tmp_path / "spool", params=params, tags={"out": "/runs/a"}, parent="f" * 32) as run:
+    with start(store, tmp_path / "run", params=params, tags={"recipe": "tiny"}, parent="f" * 32) as run:
         for step in range(1200):
             run.metrics({"train/loss": 1 / (step + 1), "lr": 1e-3}, step)
         run.metrics({"grabcut/NoC@90": 1.5, "undefined": float("nan")})
@@ -58,22 +53,23 @@ def test_everything_arrives(store: config.Tracking, tmp_path: Path) -> None:
     assert found.data.metrics["grabcut/NoC_90"] == 1.5
     assert np.isnan(found.data.metrics["undefined"])
     tags = found.data.tags
-    assert (tags["out"], tags["kind"], tags["mlflow.parentRunId"]) == ("/runs/a", "train", "f" * 32)
+    assert (tags["recipe"], tags["kind"], tags["mlflow.parentRunId"]) == ("tiny", "train", "f" * 32)
+    assert tags["out"] == str(tmp_path / "run")
     assert tags["versions.mlflow"] and tags["host.cpus"] and "git.commit" in tags and "pytest" in tags["command"]
     files = {f.path for d in ("", "samples", "docs") for f in client.list_artifacts(run.run_id, d) if not f.is_dir}
     assert files == {"samples/step_1.png", "config.json", "docs/notes.txt"}
-    assert not list((tmp_path / "spool" / "lanes").iterdir())
+    assert not list((tmp_path / "run" / "tracking-spool" / "lanes").iterdir())
 
 
 def test_a_continued_run_is_one_run_without_doubled_steps(
     store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with start(store, tmp_path / "spool") as first:
+    with start(store, tmp_path / "run") as first:
         for step in range(8):
             first.metrics({"loss": step}, step)
         first.metrics({"val/noc90": 5.0}, 4)
     changed = {"optim.lr": 1e-4, "train.steps": 99}
-    with start(store, tmp_path / "spool", params=changed) as second:
+    with start(store, tmp_path / "run", params=changed) as second:
         assert second.run_id == first.run_id
         assert MlflowClient(store.uri).get_run(second.run_id or "").info.status == "RUNNING"
         for step in range(5, 12):
@@ -85,9 +81,6 @@ def test_a_continued_run_is_one_run_without_doubled_steps(
     assert found.data.tags["continued.optim.lr"] == "0.0001"
     assert found.info.status == "FINISHED"
     assert "other values of optim.lr" in capfd.readouterr().out
-    by_id = start(store, tmp_path / "elsewhere", run_id=first.run_id)
-    assert by_id.run_id == first.run_id
-    by_id.close()
 
 
 def test_what_a_killed_process_left_is_sent_by_the_next(store: config.Tracking, tmp_path: Path) -> None:
@@ -98,7 +91,7 @@ def test_what_a_killed_process_left_is_sent_by_the_next(store: config.Tracking, 
         import pipeline.report.sender
         pipeline.report.sender.GATHER_SECONDS = 60
         run = open_run(Tracking(uri={store.uri!r}, experiment="unit"), kind="train", name="killed",
-                       params={{}}, spool={str(tmp_path / "spool")!r})
+                       params={{}}, out={str(tmp_path / "run")!r})
         assert run.run_id
         for step in range(50):
             run.metrics({{"loss": step}}, step)
@@ -107,9 +100,9 @@ def test_what_a_killed_process_left_is_sent_by_the_next(store: config.Tracking, 
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=False)
     assert done.returncode == -9
-    run_id = json.loads((tmp_path / "spool" / "run.json").read_text())["run_id"]
+    run_id = json.loads((tmp_path / "run" / "tracking-spool" / "run.json").read_text())["run_id"]
     assert steps(store, run_id, "loss") == []
-    with start(store, tmp_path / "spool") as run:
+    with start(store, tmp_path / "run") as run:
         run.metrics({"loss": 49.0}, 49)
         run.metrics({"loss": 50.0}, 50)
     assert run.run_id == run_id
@@ -130,8 +123,8 @@ def test_an_exception_and_an_interrupt_are_told_apart(store: config.Tracking, tm
 
 def test_two_processes_of_one_run(store: config.Tracking, tmp_path: Path) -> None:
     """The driver and rank 0 log to the same run at the same time, each in its lane."""
-    driver = start(store, tmp_path / "spool")
-    worker = start(store, tmp_path / "spool")
+    driver = start(store, tmp_path / "run")
+    worker = start(store, tmp_path / "run")
     assert driver.run_id == worker.run_id
     driver.metrics({"a": 1}, 1)
     worker.metrics({"b": 2}, 1)
@@ -145,7 +138,7 @@ def test_a_refused_record_does_not_hold_up_the_others(
     store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.report.tracking.clean_name", lambda name: name)
-    with start(store, tmp_path / "spool") as run:
+    with start(store, tmp_path / "run") as run:
         run.metrics({"good": 1.0}, 1)
         run.metrics({"bad@name": 1.0}, 2)
         run.metrics({"good": 2.0}, 3)
@@ -154,11 +147,11 @@ def test_a_refused_record_does_not_hold_up_the_others(
 
 
 def test_a_deleted_run_is_made_again(store: config.Tracking, tmp_path: Path) -> None:
-    first = start(store, tmp_path / "spool")
+    first = start(store, tmp_path / "run")
     first.close()
     deleted = first.run_id
     MlflowClient(store.uri).delete_run(deleted or "")
-    second = start(store, tmp_path / "spool", params={"optim.lr": 2.0})
+    second = start(store, tmp_path / "run", params={"optim.lr": 2.0})
     second.metrics({"loss": 1.0}, 0)
     assert second.close()
     assert second.run_id not in (None, deleted)
@@ -167,7 +160,7 @@ def test_a_deleted_run_is_made_again(store: config.Tracking, tmp_path: Path) -> 
 
 
 def test_logging_does_not_wait_for_the_store(store: config.Tracking, tmp_path: Path) -> None:
-    run = start(store, tmp_path / "spool", wait=0.0)
+    run = start(store, tmp_path / "run", wait=0.0)
     begin = time.perf_counter()
     for step in range(1000):
         run.metrics({"loss": 1.0, "lr": 1.0}, step)
@@ -183,7 +176,7 @@ def test_processes_that_make_a_store_at_once(tmp_path: Path) -> None:
         from pipeline.config import Tracking
         from pipeline.report.tracking import open_run
         run = open_run(Tracking(uri="sqlite:///{tmp_path}/new.db"), kind="tune", name=sys.argv[1], params={{}},
-                       spool="{tmp_path}/spool" + sys.argv[1], wait=100)
+                       out="{tmp_path}/run" + sys.argv[1], wait=100)
         sys.exit(0 if run.run_id and run.close(timeout=100) else 1)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
@@ -193,26 +186,25 @@ def test_processes_that_make_a_store_at_once(tmp_path: Path) -> None:
 
 def test_the_spool_can_be_sent_later(store: config.Tracking, tmp_path: Path) -> None:
     away = config.Tracking(uri="http://127.0.0.1:9", experiment="unit")
-    run = start(away, tmp_path / "spool")
+    run = start(away, tmp_path / "run")
     run.metrics({"loss": 1.0}, 1)
     run.text("x", "x.txt")
     assert run.run_id is None
     assert not run.close(timeout=0.5)
-    assert sync(tmp_path / "spool", store.uri) >= 4
-    run_id = json.loads((tmp_path / "spool" / "run.json").read_text())["run_id"]
+    spool = Spool(tmp_path / "run" / "tracking-spool")
+    assert sync(spool, store.uri).sent >= 4
+    run_id = json.loads((tmp_path / "run" / "tracking-spool" / "run.json").read_text())["run_id"]
     found = MlflowClient(store.uri).get_run(run_id)
     assert (found.data.metrics, found.info.status) == ({"loss": 1.0}, "FINISHED")
-    assert sync(tmp_path / "spool", store.uri) == 0
-    with pytest.raises(UserError, match="no tracking spool"):
-        sync(tmp_path)
+    assert sync(spool, store.uri).sent == 0
 
 
 def test_off_does_nothing(tmp_path: Path) -> None:
-    with start(config.Tracking(enabled=False), tmp_path / "spool") as run:
+    with start(config.Tracking(enabled=False), tmp_path / "run") as run:
         run.metrics({"loss": 1.0}, 1)
         run.text("x", "x.txt")
         run.wait(1)
-    assert run.run_id is None and run.uri == "" and run.flush() and not (tmp_path / "spool").exists()
+    assert run.run_id is None and run.uri == "" and run.flush() and not (tmp_path / "run").exists()
 
 
 def test_no_credentials_and_no_overlong_values(store: config.Tracking, tmp_path: Path) -> None:
@@ -223,7 +215,7 @@ def test_no_credentials_and_no_overlong_values(store: config.Tracking, tmp_path:
         "data.train": "s3://b/x?a=1",
     }
     tags = {"signed": "https://h/x?X-Amz-Signature=hunter2&b=1"}
-    with start(store, tmp_path / "spool", params=secret, tags=tags) as run:
+    with start(store, tmp_path / "run", params=secret, tags=tags) as run:
         pass
     found = MlflowClient(store.uri).get_run(run.run_id or "")
     assert found.data.params["a.uri"] == "http://***@host/x"
@@ -231,4 +223,4 @@ def test_no_credentials_and_no_overlong_values(store: config.Tracking, tmp_path:
     assert found.data.params["data.train"] == "s3://b/x?a=1"
     assert found.data.params["long"].endswith("(cut; 7000 characters)") and len(found.data.params["long"]) == 6000
     assert found.data.tags["signed"] == "https://h/x?X-Amz-Signature=***&b=1"
-    assert not [f for f in (tmp_path / "spool").rglob("*") if f.is_file() and b"hunter2" in f.read_bytes()]
+    assert not [f for f in (tmp_path / "run").rglob("*") if f.is_file() and b"hunter2" in f.read_bytes()]

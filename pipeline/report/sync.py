@@ -1,0 +1,62 @@
+"""Sending what a spool still holds when the process that logged has ended."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pipeline.config import Tracking
+from pipeline.credentials import mask_uris
+from pipeline.errors import UserError
+from pipeline.report.sender import Sender
+from pipeline.report.spool import Spool, Waiting
+from pipeline.report.tracking import resolve_tracking
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a spool.
+
+    Attributes:
+        sent: records (values, parameters, pictures, ...) that the store now has.
+        waiting: what is left.
+        why: why records of ended processes are left; "" when there are none.
+    """
+
+    sent: int
+    waiting: Waiting
+    why: str = ""
+
+
+def sync(spool: Spool, uri: str = "") -> Outcome:
+    """Send what a spool still holds, except what a living process is still going to send itself.
+
+    Args:
+        spool: one that somebody is sending already, or that is gone, is left alone.
+        uri: tracking URI; empty: the one the run was logged to.
+
+    Raises:
+        UserError: the URI needs credentials, which no spool keeps.
+    """
+    identity, lanes, sent, why = spool.identity(), spool.orphans(), 0, ""
+    try:
+        if identity is not None and any(lane.pending for lane in lanes):
+            sender = Sender(_address(uri, identity.uri), spool, lanes, None)
+            why = "" if sender.work() else sender.failure
+            sent = sender.sent
+    finally:
+        for lane in lanes:
+            lane.release()
+    waiting = spool.waiting()
+    spool.discard()
+    return Outcome(sent, waiting, why)
+
+
+def _address(uri: str, masked: str) -> str:
+    """The tracking URI to use for a run whose URI without credentials is `masked`."""
+    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri and environment and mask_uris(environment) == masked:
+        return environment
+    if "***" in (uri or masked):
+        raise UserError(f"Give the tracking URI with its credentials, which are kept nowhere: --uri {uri or masked}")
+    return resolve_tracking(Tracking(uri=uri or masked)).uri
