@@ -100,6 +100,7 @@ def write_shards(
     todo = [{"shard": i, "items": pickle.dumps(chunks[i])} for i in range(count) if i not in done]
     if todo:
         runtime.connect()
+        runtime.check_everywhere([reader.root], out)
         progress = runtime.Progress(f"prepare {reader.source}", len(items), "images", done=kept)
         job = Job(reader, out, rows_per_group)
         for result in _run(todo, job):

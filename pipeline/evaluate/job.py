@@ -66,6 +66,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
         UserError: more CPUs or GPUs asked for than the cluster has, too many bad rows, a damaged data set.
     """
     actors = _actors(checked.request)
+    runtime.check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
     datasets = [_prepared(source, checked.request) for source in checked.sources]
     items = list(plan(datasets, checked.settings, checked.request.batch_size))
     parts = {item.name: storage.join(checked.out, PARTS, f"{item.name}.parquet") for item in items}

@@ -16,11 +16,13 @@ class Reader(Protocol):
     """One raw data set on disk or in a bucket. Readers are small and picklable; `read` runs in workers.
 
     Attributes:
+        root: URI of the raw data.
         source: goes into every row and the manifest, e.g. "coco+lvis".
         split: "train", "val", or "" for a data set without splits.
         left_out: images that are not listed, by reason; filled by `items`.
     """
 
+    root: str
     source: str
     split: str
     left_out: dict[str, int]
