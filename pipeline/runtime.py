@@ -49,17 +49,37 @@ def connect(min_cpus: int = 4) -> None:
 def require(cpus: float, gpus: float, what: str) -> None:
     """Fail at once when the cluster can never give what a job asks for (Ray would wait for ever).
 
+    A cluster that adds machines by itself says in CFR_ICL_GROWS_TO what it can grow to: Ray does not tell.
+
     Raises:
         UserError: naming what was asked for and what there is.
     """
     have = ray.cluster_resources()
+    limits = growth(os.environ.get("CFR_ICL_GROWS_TO", ""))
     for kind, asked in (("CPU", cpus), ("GPU", gpus)):
-        if asked > have.get(kind, 0.0) + 1e-6:
+        now, most = have.get(kind, 0.0), max(have.get(kind, 0.0), limits.get(kind, 0.0))
+        grows = f" and can grow to {most:g}" if most > now else ""
+        if asked > most + 1e-6:
+            other = "CPU" if kind == "GPU" else "GPU"
             raise UserError(
-                f"{what} asks for {asked:g} {kind}s, but the cluster has {have.get(kind, 0.0):g} "
-                f"(and {have.get('CPU' if kind == 'GPU' else 'GPU', 0.0):g} {'CPU' if kind == 'GPU' else 'GPU'}s). "
-                f"Ask for fewer, or add machines."
+                f"{what} asks for {asked:g} {kind}s, but the cluster has {now:g}{grows} "
+                f"(and {have.get(other, 0.0):g} {other}s). Ask for fewer, or add machines."
             )
+        if asked > now + 1e-6:
+            print(
+                f"{what} asks for {asked:g} {kind}s; the cluster has {now:g}{grows}: waiting for machines, "
+                f"which takes some minutes.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def growth(text: str) -> dict[str, float]:
+    """'CPU=160,GPU=2' -> {'CPU': 160.0, 'GPU': 2.0}."""
+    try:
+        return {kind: float(most) for kind, most in (part.split("=") for part in text.split(",") if part)}
+    except ValueError:
+        raise UserError(f"CFR_ICL_GROWS_TO is {text!r}; it should read like CPU=160,GPU=2.") from None
 
 
 class Progress:

@@ -52,3 +52,25 @@ def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m")])
 def test_duration(seconds: float, text: str) -> None:
     assert runtime.duration(seconds) == text
+
+
+def test_what_the_cluster_can_never_give_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runtime.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.delenv("CFR_ICL_GROWS_TO", raising=False)
+    runtime.require(4, 0, "It")
+    with pytest.raises(UserError, match=r"It asks for 1 GPUs, but the cluster has 0 \(and 4 CPUs\)"):
+        runtime.require(1, 1, "It")
+    assert capsys.readouterr().err == ""
+
+    monkeypatch.setenv("CFR_ICL_GROWS_TO", "CPU=160,GPU=2")
+    runtime.require(8, 2, "It")
+    waiting = capsys.readouterr().err.splitlines()
+    assert waiting[0].startswith("It asks for 8 CPUs; the cluster has 4 and can grow to 160: waiting")
+    assert waiting[1].startswith("It asks for 2 GPUs; the cluster has 0 and can grow to 2: waiting")
+    with pytest.raises(UserError, match="It asks for 3 GPUs, but the cluster has 0 and can grow to 2"):
+        runtime.require(1, 3, "It")
+    monkeypatch.setenv("CFR_ICL_GROWS_TO", "2 GPUs")
+    with pytest.raises(UserError, match="should read like CPU=160,GPU=2"):
+        runtime.require(1, 0, "It")
