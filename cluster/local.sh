@@ -8,8 +8,8 @@
 #   cluster/local.sh remove-node NAME [FOLDER]  kill -9 of a worker node with all its processes, as a lost machine
 #   cluster/local.sh stop [FOLDER]              stop all of it; logs and MLflow's runs stay in FOLDER
 #
-# FOLDER (default: .local-cluster of the repository) holds logs, process ids, the Ray token and MLflow's runs. The S3 server
-# keeps its objects in memory: they end with `stop`.
+# FOLDER (default: .local-cluster of the repository) holds logs, process ids, the Ray token and MLflow's runs. The S3
+# server keeps its objects in memory: they end with `stop`.
 #
 # Variables of `start` and `add-node`, with their defaults:
 #   HEAD_CPUS=2 WORKER_CPUS=2 OBJECT_STORE_BYTES=300000000    shape of the nodes; CPUs are logical
