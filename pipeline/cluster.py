@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,25 +22,32 @@ class Node:
     gpus: float = 0.0
 
 
-def grown(text: str) -> list[Node]:
-    """The machines that an autoscaling cluster may grow to, from CFR_ICL_CLUSTER_LIMIT.
-
-    Args:
-        text: JSON, e.g. [{"count": 8, "cpus": 48, "gpus": 4}, {"count": 4, "cpus": 32}].
+def growth(text: str) -> Node:
+    """All that an autoscaling cluster may grow to, as one machine: 'CPU=160,GPU=2' (CFR_ICL_GROWS_TO).
 
     Raises:
         UserError: something else.
     """
     try:
-        kinds = json.loads(text)
-        return [
-            Node(float(kind["cpus"]), float(kind.get("gpus", 0))) for kind in kinds for _ in range(int(kind["count"]))
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"CFR_ICL_CLUSTER_LIMIT is {text!r}; it takes a list of machines as JSON, such as "
-            '[{"count": 8, "cpus": 48, "gpus": 4}, {"count": 4, "cpus": 32}].'
-        ) from error
+        limits = {kind.strip(): float(most) for kind, most in (part.split("=") for part in text.split(","))}
+        return Node(limits.pop("CPU"), limits.pop("GPU", 0.0))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"CFR_ICL_GROWS_TO is {text!r}; it should read like CPU=160,GPU=2.") from error
+
+
+def refuse(nodes: Sequence[Node], cpus: float, gpus: float, what: str) -> None:
+    """Refuse more CPUs or GPUs than all machines have.
+
+    Raises:
+        UserError: naming what was asked for and what there is.
+    """
+    have = {"CPU": sum(node.cpus for node in nodes), "GPU": sum(node.gpus for node in nodes)}
+    for kind, other, asked in (("GPU", "CPU", gpus), ("CPU", "GPU", cpus)):
+        if asked > have[kind] + 1e-6:
+            raise UserError(
+                f"{what} asks for {asked:g} {kind}s, but the cluster has {have[kind]:g} "
+                f"(and {have[other]:g} {other}s). Ask for fewer, or add machines."
+            )
 
 
 def stream_cpus(nodes: Sequence[Node], train: Train, world: int) -> float:
@@ -83,24 +89,14 @@ def check_workers(nodes: Sequence[Node], train: Train, workers: int) -> None:
     Raises:
         UserError: saying what was asked for, what there is, and what to change.
     """
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     what = f"Training with {workers} worker(s) of {train.cpus_per_worker:g} CPU, plus 1 CPU for the data stream,"
-    if train.gpu and gpus < workers:
-        raise UserError(f"{what} asks for {workers} GPUs, but the cluster has {gpus:g} (and {cpus:g} CPUs). {_MEND}")
-    if workers * train.cpus_per_worker + 1 > cpus + 1e-6:
-        raise UserError(
-            f"{what} asks for {workers * train.cpus_per_worker + 1:g} CPUs, but the cluster has {cpus:g} "
-            f"(and {gpus:g} GPUs). {_MEND}"
-        )
+    refuse(nodes, workers * train.cpus_per_worker + 1, workers if train.gpu else 0, what)
     fit = sum(_fit(node, train) for node in nodes)
     if fit < workers:
         raise UserError(
-            f"{what}: a worker needs {train.cpus_per_worker:g} CPU{' and 1 GPU' if train.gpu else ''} on one machine, "
-            f"and the cluster's {len(nodes)} machines have room for {fit}. {_MEND}"
+            f"A training worker needs {train.cpus_per_worker:g} CPU{' and 1 GPU' if train.gpu else ''} on one machine, "
+            f"and the cluster's {len(nodes)} machines have room for {fit} of {workers}. Ask for fewer, or add machines."
         )
-
-
-_MEND = "Ask for fewer, or add machines."
 
 
 def _fit(node: Node, train: Train) -> int:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from pipeline import storage
-from pipeline.cluster import Node, grown
+from pipeline.cluster import Node, growth, refuse
 from pipeline.credentials import mask_uris
 from pipeline.errors import Unavailable, UserError
 
@@ -71,12 +71,12 @@ def nodes() -> list[Node]:
 
 
 def capacity() -> list[Node]:
-    """The machines that work may ask for: those there are, or those an autoscaling cluster may grow to.
+    """What work may ask for: the machines there are, or all that an autoscaling cluster can grow to, as one.
 
-    Ray does not tell how far an autoscaler may go; such a cluster says it in CFR_ICL_CLUSTER_LIMIT (`cluster.grown`).
+    Ray does not tell how far an autoscaler may go; such a cluster says it in CFR_ICL_GROWS_TO (`cluster.growth`).
     """
-    limit = os.environ.get("CFR_ICL_CLUSTER_LIMIT", "")
-    return grown(limit) if limit else nodes()
+    limit = os.environ.get("CFR_ICL_GROWS_TO", "")
+    return [growth(limit)] if limit else nodes()
 
 
 def require(cpus: float, gpus: float, what: str) -> None:
@@ -85,14 +85,15 @@ def require(cpus: float, gpus: float, what: str) -> None:
     Raises:
         UserError: naming what was asked for and what there is.
     """
-    machines = capacity()
-    have = {"CPU": sum(node.cpus for node in machines), "GPU": sum(node.gpus for node in machines)}
-    for kind, other, asked in (("CPU", "GPU", cpus), ("GPU", "CPU", gpus)):
-        if asked > have[kind] + 1e-6:
-            raise UserError(
-                f"{what} asks for {asked:g} {kind}s, but the cluster has {have[kind]:g} "
-                f"(and {have[other]:g} {other}s). Ask for fewer, or add machines."
-            )
+    refuse(capacity(), cpus, gpus, what)
+    await_machines(cpus, gpus)
+
+
+def await_machines(cpus: float, gpus: float) -> None:
+    """Say that work waits for machines which an autoscaler adds, if it does."""
+    now = nodes()
+    if cpus > sum(node.cpus for node in now) + 1e-6 or gpus > sum(node.gpus for node in now) + 1e-6:
+        print("waiting for the cluster to add machines, which takes some minutes", file=sys.stderr, flush=True)
 
 
 def check_everywhere(inputs: Sequence[str], out: str = "") -> None:

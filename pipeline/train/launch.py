@@ -31,7 +31,9 @@ def preflight(run: config.TrainConfig) -> None:
     Raises:
         UserError: saying what there is.
     """
-    check_workers(runtime.capacity(), run.train, run.train.min_workers or run.train.workers)
+    train, workers = run.train, run.train.min_workers or run.train.workers
+    check_workers(runtime.capacity(), train, workers)
+    runtime.await_machines(workers * train.cpus_per_worker + 1, workers if train.gpu else 0)
     inputs = [run.data.train, run.data.val, run.model.start if is_uri(run.model.start) else ""]
     runtime.check_everywhere([uri for uri in inputs if uri], run.out)
 

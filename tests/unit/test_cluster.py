@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.cluster import Node, check_workers, grown, stream_cpus, stream_tasks
+from pipeline.cluster import Node, check_workers, growth, stream_cpus, stream_tasks
 from pipeline.config import Train
 from pipeline.errors import UserError
 
@@ -60,11 +60,9 @@ def test_what_fits_is_not_refused() -> None:
 
 
 def test_limit_of_an_autoscaling_cluster() -> None:
-    assert grown('[{"count": 2, "cpus": 48, "gpus": 4}, {"count": 1, "cpus": 32}]') == [
-        Node(48, 4),
-        Node(48, 4),
-        Node(32),
-    ]
-    for text in ("8 machines", "[8]", '[{"count": 2}]', '{"count": 2, "cpus": 1}'):
-        with pytest.raises(UserError, match="CFR_ICL_CLUSTER_LIMIT"):
-            grown(text)
+    assert growth("CPU=160,GPU=2") == Node(160, 2)
+    assert growth("CPU=8") == Node(8)
+    check_workers([growth("CPU=160,GPU=2")], Train(workers=2, gpu=True), 2)
+    for text in ("8 machines", "GPU=2", "CPU=many", "CPU=1;GPU=2"):
+        with pytest.raises(UserError, match="CFR_ICL_GROWS_TO"):
+            growth(text)

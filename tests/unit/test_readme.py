@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("folder", ["jobs", "pipeline", "benchmarks", "scripts"])
+@pytest.mark.parametrize("folder", ["jobs", "pipeline", "benchmarks", "scripts", "cluster"])
 def test_every_file_has_its_line(folder: str) -> None:
     files = {p for p in (ROOT / folder).rglob("*.py") if p.name != "__init__.py"}
     tree = README.split("## The files")[1].split("```")[1]

@@ -52,3 +52,20 @@ def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m")])
 def test_duration(seconds: float, text: str) -> None:
     assert runtime.duration(seconds) == text
+
+
+def test_a_cluster_that_grows_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CFR_ICL_GROWS_TO", raising=False)
+    monkeypatch.setattr(runtime.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    with pytest.raises(UserError, match="It asks for 8 CPUs, but the cluster has 4"):
+        runtime.require(8, 0, "It")
+    monkeypatch.setenv("CFR_ICL_GROWS_TO", "CPU=160,GPU=2")
+    runtime.require(4, 0, "It")
+    assert capsys.readouterr().err == ""
+    for cpus, gpus in ((8, 0), (1, 2)):
+        runtime.require(cpus, gpus, "It")
+        assert "waiting for the cluster to add machines" in capsys.readouterr().err
+    with pytest.raises(UserError, match="It asks for 3 GPUs, but the cluster has 2"):
+        runtime.require(1, 3, "It")
