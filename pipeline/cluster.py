@@ -91,11 +91,18 @@ def check_workers(nodes: Sequence[Node], train: Train, workers: int) -> None:
     """
     what = f"Training with {workers} worker(s) of {train.cpus_per_worker:g} CPU, plus 1 CPU for the data stream,"
     refuse(nodes, workers * train.cpus_per_worker + 1, workers if train.gpu else 0, what)
-    fit = sum(_fit(node, train) for node in nodes)
+    room = [_fit(node, train) for node in nodes]
+    fit = sum(room)
     if fit < workers:
         raise UserError(
             f"A training worker needs {train.cpus_per_worker:g} CPU{' and 1 GPU' if train.gpu else ''} on one machine, "
             f"and the cluster's {len(nodes)} machines have room for {fit} of {workers}. Ask for fewer, or add machines."
+        )
+    beside = [_fit(Node(node.cpus - 1, node.gpus), train) if node.cpus >= 1 else -fit for node in nodes]
+    if max(fit - own + with_stream for own, with_stream in zip(room, beside, strict=True)) < workers:
+        raise UserError(
+            f"With {workers} training workers of {train.cpus_per_worker:g} CPUs each no machine has a whole CPU left "
+            "for the data stream. Use fewer train.workers, or another train.cpus_per_worker."
         )
 
 

@@ -196,8 +196,18 @@ def size(path: str) -> int | None:
         return None
 
 
-def entries(path: str, recursive: bool, most: int | None = None) -> Iterator[Entry]:
-    """What lies below a folder: objects, and with `recursive` False the folders directly below it; at most `most`."""
+def is_folder(path: str) -> bool:
+    """Whether any key lies below, be it a mere marker."""
+    return next(_below(path, recursive=True, most=1), None) is not None
+
+
+def entries(path: str, recursive: bool) -> Iterator[Entry]:
+    """What lies below a folder: objects, and with `recursive` False the folders directly below it."""
+    # Some tools (pyarrow's file system, web consoles) put an empty object "folder/" where a folder should be.
+    return (entry for entry in _below(path, recursive) if entry.folder or not entry.key.endswith("/"))
+
+
+def _below(path: str, recursive: bool, most: int = 0) -> Iterator[Entry]:
     bucket, key = split(path)
     prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
     s3 = client(bucket)
@@ -209,20 +219,21 @@ def entries(path: str, recursive: bool, most: int | None = None) -> Iterator[Ent
         for common in page.get("CommonPrefixes", ()):
             yield Entry(common["Prefix"].rstrip("/"), 0, folder=True)
         for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):  # a marker that some tools put where a folder should be
-                yield Entry(found["Key"], found["Size"])
+            yield Entry(found["Key"], found["Size"])
         if most or not page.get("IsTruncated"):
             return
         options["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def delete(path: str) -> None:
-    """Delete an object and all below it; absent is fine."""
+    """Delete an object and all below it, never a whole bucket; absent is fine."""
     bucket, key = split(path)
+    if not key.strip("/"):
+        raise ValueError(f"s3://{path} is a bucket")
     s3 = client(bucket)
-    keys = [key, f"{key}/", *(entry.key for entry in entries(path, recursive=True))]
+    keys = [key, *(entry.key for entry in _below(path, recursive=True))]
     for at in range(0, len(keys), PAGE):
-        named = [{"Key": k} for k in keys[at : at + PAGE] if k.strip("/")]
+        named = [{"Key": k} for k in keys[at : at + PAGE]]
         request = partial(s3.delete_objects, Bucket=bucket, Delete={"Objects": named, "Quiet": True})
         for problem in _try(f"s3://{path}", "deleted", request).get("Errors", ()):
             kind = UserError if problem.get("Code") in DENIED else StorageUnavailable

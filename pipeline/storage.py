@@ -111,7 +111,7 @@ def exists(uri: str) -> bool:
 
 def is_folder(uri: str) -> bool:
     if _on_s3(uri):
-        return next(s3.entries(_path(uri), recursive=True, most=1), None) is not None
+        return s3.is_folder(_path(uri))
     return _info(uri).type == pafs.FileType.Directory
 
 

@@ -46,6 +46,7 @@ def test_no_cpu_left_for_the_stream() -> None:
         (LAPTOP, Train(workers=4), "asks for 5 CPUs, but the cluster has 4"),
         (GPU_BOX, Train(workers=2, gpu=True), "asks for 2 GPUs, but the cluster has 1"),
         ([Node(2), Node(2), Node(2)], Train(workers=1, cpus_per_worker=3), "room for 0"),
+        ([Node(2), Node(2)], Train(workers=2, cpus_per_worker=1.5), "no machine has a whole CPU left"),
         ([Node(30), Node(1, 2)], Train(workers=2, gpu=True), "1 CPU and 1 GPU on one machine.*room for 1"),
     ],
 )
@@ -54,9 +55,17 @@ def test_what_can_never_be_is_refused(nodes: list[Node], train: Train, message: 
         check_workers(nodes, train, train.workers)
 
 
-def test_what_fits_is_not_refused() -> None:
-    for nodes, train in ((LAPTOP, Train(workers=2)), (MIXED, Train(workers=8, gpu=True)), (GPU_BOX, Train(gpu=True))):
-        check_workers(nodes, train, train.workers)
+@pytest.mark.parametrize(
+    ("nodes", "train"),
+    [
+        ([Node(3), Node(2)], Train(workers=2, cpus_per_worker=2)),
+        (LAPTOP, Train(workers=2)),
+        (MIXED, Train(workers=8, gpu=True)),
+        (GPU_BOX, Train(gpu=True)),
+    ],
+)
+def test_what_fits_is_not_refused(nodes: list[Node], train: Train) -> None:
+    check_workers(nodes, train, train.workers)
 
 
 def test_limit_of_an_autoscaling_cluster() -> None:

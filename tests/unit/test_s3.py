@@ -86,6 +86,19 @@ def test_files_and_folders(proxy: FaultyS3) -> None:
     assert storage.list_files("s3://bkt/nothing") == [] and not storage.exists("s3://bkt/nothing")
 
 
+def test_markers_that_other_tools_leave(proxy: FaultyS3) -> None:
+    fs, path = storage.arrow_filesystem("s3://bkt/run/ray")
+    fs.create_dir(path)
+    storage.write_bytes("s3://bkt/run/state.json", b"{}")
+    assert storage.exists("s3://bkt/run") and storage.is_folder("s3://bkt/run")
+    assert storage.list_files("s3://bkt/run") == ["s3://bkt/run/state.json"]
+    assert storage.list_folders("s3://bkt/run") == ["s3://bkt/run/ray"]
+    storage.remove("s3://bkt/run/ray")
+    assert storage.list_folders("s3://bkt/run") == []
+    storage.remove("s3://bkt/run")
+    assert not storage.exists("s3://bkt/run")
+
+
 def test_more_files_than_one_page_of_the_store(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PAGE", 3)
     names = [f"s3://bkt/many/{i}" for i in range(8)]
