@@ -1,0 +1,138 @@
+"""A two-node cluster with its servers (`cluster/local.sh`), jobs on it, and ways to hurt it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.model.checkpoints import STATE, find_checkpoint, read_state
+from pipeline.train.state import complete_checkpoints, step_of
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "cluster" / "local.sh"
+STEPS = 40
+EVERY = 10  # steps between checkpoints
+SHAPE = {"HEAD_CPUS": "3", "WORKER_CPUS": "3"}
+# One training worker fits a node, and leaves a CPU for the stream.
+SMALL = [
+    *("--data.crop", "64", "--data.min-object-area", "20", "--data.chunk", "8", "--cfr.crop", "64"),
+    *("--model.train-size", "64", "--model.dim", "48", "--train.batch", "4", "--train.log-every", "5"),
+    *("--train.steps", str(STEPS), "--train.checkpoint-every", str(EVERY), "--train.val-objects", "2"),
+    *("--train.workers", "2", "--train.cpus-per-worker", "2", "--eval.max-clicks", "3"),
+]
+UNTRACKED = ("--tracking.enabled", "False")
+
+
+class Local:
+    """A running local cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._script("start")
+        words = self._script("env").replace("export ", "").split()
+        self.env = dict(word.split("=", 1) for word in words if "=" in word)
+        self.bucket = self.env["CFR_ICL_BUCKET"]
+
+    def _script(self, *command: str) -> str:
+        name = [command[1]] if command[1:] else []
+        call = [str(SCRIPT), command[0], *name, str(self.folder)]
+        environment = {**os.environ, **SHAPE, "PYTHON": sys.executable}
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def add_node(self) -> str:
+        """Add a worker node; returns its name."""
+        return self._script("add-node").split()[-1]
+
+    def kill_node(self, name: str) -> None:
+        """kill -9 of a worker node and all its processes."""
+        self._script("remove-node", name)
+
+    def stop(self) -> None:
+        self._script("stop")
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """What a driver needs; workers of a job have the nodes' own, and `changes` through the job's runtime."""
+        # What the job manager of `ray job submit` sets for --runtime-env-json.
+        job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": changes}})} if changes else {}
+        return {**os.environ, **self.env, "PYTHONPATH": str(ROOT), **changes, **job}
+
+    def start(self, *args: str, log: Path, **changes: str) -> subprocess.Popen[bytes]:
+        """Start a job's driver (`-m jobs.train ...`) in a process group of its own."""
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, *args],
+                cwd=log.parent,
+                env=self.environment(**changes),
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def run(self, *args: str, log: Path, expect: int = 0, timeout: float = 200, **changes: str) -> str:
+        """Run a job to its end; returns what it said."""
+        driver = self.start(*args, log=log, **changes)
+        try:
+            code = driver.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(driver.pid, signal.SIGKILL)
+            raise
+        said = log.read_text()
+        assert code == expect, f"{args} ended with {code}, not {expect}:\n{said[-6000:]}"
+        return said
+
+    def processes(self, title: str) -> list[int]:
+        """Processes of this cluster with `title` in their command line."""
+        mine = f"RAY_AUTH_TOKEN_PATH={self.folder / 'token'}".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(folder.name)
+                if title in (folder / "cmdline").read_text() and mine in (folder / "environ").read_bytes():
+                    found.append(pid)
+        return found
+
+    def kill(self, title: str, count: int = 1) -> None:
+        """SIGKILL to processes by title, as soon as there are any."""
+        pids = until(lambda: self.processes(title), f"a process {title!r}")
+        for pid in pids[:count]:
+            os.kill(pid, signal.SIGKILL)
+
+
+def until(look: Callable[[], Any], what: str, seconds: float = 150, alive: subprocess.Popen[bytes] | None = None) -> Any:
+    """Wait until `look` gives something true, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert alive is None or alive.poll() is None, f"the job ended while waiting for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.05)
+    return found
+
+
+def last_step(out: str) -> int:
+    """Step of the newest complete checkpoint; -1 without any."""
+    found = complete_checkpoints(out)
+    return step_of(found[-1]) if found else -1
+
+
+def weights(out: str, step: int = STEPS) -> str:
+    """Checksum of the weights of a run's newest checkpoint, which is that of `step`."""
+    state = read_state(find_checkpoint(out))
+    assert state["step"] == step
+    return state["files"]["model.safetensors"]["sha256"]
+
+
+def unfinished(out: str) -> list[str]:
+    """Checkpoint folders that do not count."""
+    folders = storage.list_folders(storage.join(out, "checkpoints"))
+    return [folder for folder in folders if not storage.exists(storage.join(folder, STATE))]
