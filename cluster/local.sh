@@ -127,8 +127,9 @@ node_environment() {
 
 start() {
     local missing free
-    if load && any_alive; then
-        fail "a cluster already runs in $FOLDER; stop it with: cluster/local.sh stop"
+    if load; then
+        if any_alive; then fail "a cluster already runs in $FOLDER; stop it with: cluster/local.sh stop"; fi
+        stop >/dev/null # what a crash of the machine left
     fi
     missing=$("$PYTHON" -c 'from importlib.util import find_spec
 print(*(name for name in ("ray", "moto", "flask", "mlflow") if find_spec(name) is None))') ||

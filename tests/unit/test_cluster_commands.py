@@ -61,7 +61,7 @@ def test_jobs_accept_what_is_shown() -> None:
             if job:
                 PARSERS[job[1]](arguments(words, i + 1))
                 seen.append(job[1])
-    assert sorted(seen) == ["evaluate", "prepare", "prepare", "train", "train", "train"]
+    assert set(seen) == set(PARSERS) and len(seen) >= 6
 
 
 def options(words: list[str]) -> set[str]:
