@@ -63,7 +63,7 @@ def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> conf
             if not fallback_root or "://" in fallback_root:
                 raise UserError(
                     "A submitted job has no lasting working folder for an MLflow store: give --tracking.uri "
-                    "or the environment variable MLFLOW_TRACKING_URI, or --tracking.enabled False."
+                    "or the environment variable MLFLOW_TRACKING_URI, or --tracking.no-enabled."
                 )
             root = Path(fallback_root).absolute()
             print(f"tracking: no URI given and the working folder is temporary; using {root / 'mlflow.db'}", flush=True)

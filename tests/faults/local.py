@@ -29,7 +29,7 @@ SMALL = [
     *("--train.steps", str(STEPS), "--train.checkpoint-every", str(EVERY), "--train.val-objects", "2"),
     *("--train.workers", "2", "--train.cpus-per-worker", "2", "--eval.max-clicks", "3"),
 ]
-UNTRACKED = ("--tracking.enabled", "False")
+UNTRACKED = ("--tracking.no-enabled",)
 
 
 class Local:
