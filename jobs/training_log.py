@@ -47,9 +47,11 @@ class TrainingLog:
             self.metrics.save()
             if any("train/loss" in row for row in self.metrics.lines):
                 self.tracked.figure(learning_curves(self.metrics.lines), "learning_curves.png")
-        except BaseException as failed:  # a full disk, say: MLflow is told before the job ends
-            error = error or failed
-            raise
+        except Exception as failed:  # a full disk, say: MLflow is told before the job ends
+            if error is None:
+                error = failed
+                raise
+            print(f"training: {failed}", flush=True)  # what ended the run is the news, and this often its echo
         finally:
             self.tracked.close("FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED")
 

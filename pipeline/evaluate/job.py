@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
 from pipeline import runtime, storage
 from pipeline.config_io import to_dict
@@ -34,7 +35,8 @@ from pipeline.model.checkpoints import load_model
 
 PARTS = "parts"
 # Ray's default is for ever, for both:
-RETRIES = 2  # a plan item that kills its actor is tried three times, then the job fails
+RETRIES = 2  # a plan item that kills its actor is tried three times, then the round fails
+ROUNDS = 3  # rounds without a single new part, after which the job fails
 RESTARTS = 10  # an actor may be lost with its machine some times, but one that cannot start must end the job
 
 
@@ -70,10 +72,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
     datasets = [_prepared(source, checked.request) for source in checked.sources]
     items = list(plan(datasets, checked.settings, checked.request.batch_size))
     parts = {item.name: storage.join(checked.out, PARTS, f"{item.name}.parquet") for item in items}
-    done = set(storage.list_files(storage.join(checked.out, PARTS), ".parquet"))
-    pending = [item for item in items if parts[item.name] not in done]
-    if pending:
-        _run(checked, items, pending, min(actors, len(pending)), parts)
+    _evaluate_missing(checked, items, actors, parts)
     objects, rejected = results.merge(items, parts)
     unreadable = [results.unreadable(source) for source in checked.sources if source.layout]
     listed = pa.concat_tables([rejected, *unreadable])
@@ -107,6 +106,33 @@ def _prepared(source: Source, request: Request) -> DataSet:
         reader = open_reader(source.layout, source.uri, split)
         write_shards(reader, source.shards, split, name=source.name, max_bad_fraction=request.rules.max_bad_fraction)
     return open_dataset(source.name, source.shards, source.crop, request.limit)
+
+
+def _evaluate_missing(checked: Checked, items: list[Item], actors: int, parts: dict[str, str]) -> None:
+    """Evaluate the items that have no part yet, in rounds.
+
+    The engine's own retries are few, as it cannot tell an item that kills its actor from a machine that goes away: when
+    machines are lost one after the other a round may fail. The next one does what is missing then, and only rounds that
+    leave nothing new count as failed.
+    """
+    without_progress = 0
+    missing = _missing(checked, items, parts)
+    while missing:
+        try:
+            _run(checked, items, missing, min(actors, len(missing)), parts)
+        except (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError) as error:
+            before, missing = len(missing), _missing(checked, items, parts)
+            without_progress = without_progress + 1 if len(missing) == before else 0
+            if without_progress == ROUNDS:
+                raise
+            print(f"evaluating: lost a machine or a process ({type(error).__name__}), the rest goes on", flush=True)
+        else:
+            return
+
+
+def _missing(checked: Checked, items: list[Item], parts: dict[str, str]) -> list[Item]:
+    done = set(storage.list_files(storage.join(checked.out, PARTS), ".parquet"))
+    return [item for item in items if parts[item.name] not in done]
 
 
 def _run(checked: Checked, items: list[Item], pending: list[Item], actors: int, parts: dict[str, str]) -> None:

@@ -68,6 +68,7 @@ class Switch:
     def __init__(self, target_port: int) -> None:
         self.mode: Literal["on", "refuse", "hang"] = "on"
         self.delay = 0.0
+        self._open: list[socket.socket] = []
         switch = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -76,6 +77,7 @@ class Switch:
                     time.sleep(0.1)
                 if switch.mode == "on":
                     with socket.create_connection(("127.0.0.1", target_port)) as target:
+                        switch._open += [target, self.request]
                         threading.Thread(target=_pump, args=(target, self.request), daemon=True).start()
                         _pump(self.request, target, lambda: time.sleep(switch.delay))
 
@@ -84,6 +86,13 @@ class Switch:
         self._server.daemon_threads = True
         self.uri = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse from now on and break off what is open, as a server that stops does."""
+        self.mode = "refuse"
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._server.shutdown()

@@ -92,9 +92,10 @@ def reference(local: Local) -> Reference:
     made = Reference(f"{bucket}/train", f"{bucket}/val", f"{bucket}/reference", f"{bucket}/evaluation")
     write_synthetic(f"{bucket}/raw", train=24, val=6, seed=1, size=(96, 120), evaluation=6)
     data = ["--data.train", made.train, "--data.val", made.val]
+    raw = ["coco-lvis", "--root", f"{bucket}/raw"]
     jobs = {
-        "prepare train": ["prepare.py", "coco-lvis", "--root", f"{bucket}/raw", "--split", "train", "--out", made.train],
-        "prepare val": ["prepare.py", "coco-lvis", "--root", f"{bucket}/raw", "--split", "val", "--out", made.val],
+        "prepare train": ["prepare.py", *raw, "--split", "train", "--out", made.train],
+        "prepare val": ["prepare.py", *raw, "--split", "val", "--out", made.val],
         "train": ["train.py", "tiny", *data, "--out", made.run, *SMALL],
         "evaluate": ["evaluate.py", *evaluation_args(made, made.run, made.evaluation)],
     }

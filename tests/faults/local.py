@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,36 @@ class Local:
         """kill -9 of a worker node and all its processes."""
         self._script("remove-node", name)
 
+    def workers(self) -> list[str]:
+        """Names of the worker nodes."""
+        return sorted(file.name for file in (self.folder / "pids").glob("worker-*"))
+
+    @contextlib.contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """kill -9 of a worker node; a new one is added at the end, for the tests to come."""
+        self.kill_node(name)
+        try:
+            yield
+        finally:
+            self.add_node()
+
+    def drain(self, name: str) -> None:
+        """Tell Ray that a node will be taken in 100 s, as a spot machine's watcher does."""
+        code = f"""
+            import ray
+            ray.init(log_to_driver=False)
+            node, = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Labels"].get("local/node") == {name!r}]
+            print(node)
+        """
+        environment = self.environment()
+        find = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=60
+        )
+        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.env["RAY_ADDRESS"]]
+        command += ["--node-id", find.stdout.split()[-1], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "a test", "--deadline-remaining-seconds", "100"]
+        subprocess.run(command, env=environment, check=True, timeout=60)
+
     def stop(self) -> None:
         self._script("stop")
 
@@ -93,14 +124,20 @@ class Local:
 
     def processes(self, title: str) -> list[int]:
         """Processes of this cluster with `title` in their command line."""
-        mine = f"RAY_AUTH_TOKEN_PATH={self.folder / 'token'}".encode()
-        found = []
-        for folder in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(folder.name)
-                if title in (folder / "cmdline").read_text() and mine in (folder / "environ").read_bytes():
-                    found.append(pid)
-        return found
+        parents, found = {}, []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if title in (folder / "cmdline").read_text():
+                    found.append(int(folder.name))
+        parts = {int(file.read_text()) for file in (self.folder / "pids").iterdir()}
+
+        def ours(pid: int) -> bool:
+            while pid in parents and pid not in parts:
+                pid = parents[pid]
+            return pid in parts
+
+        return [pid for pid in found if ours(pid)]
 
     def kill(self, title: str, count: int = 1) -> None:
         """SIGKILL to processes by title, as soon as there are any."""
@@ -109,11 +146,14 @@ class Local:
             os.kill(pid, signal.SIGKILL)
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 150, alive: subprocess.Popen[bytes] | None = None) -> Any:
-    """Wait until `look` gives something true, and return it."""
+def until(
+    look: Callable[[], Any], what: str, seconds: float = 150, alive: subprocess.Popen[bytes] | None = None
+) -> Any:
+    """Wait until `look` gives something true, and return it; no longer than the job `alive` runs."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
-        assert alive is None or alive.poll() is None, f"the job ended while waiting for {what}"
+        if alive is not None and alive.poll() is not None and not look():
+            raise AssertionError(f"the job ended with {alive.returncode} while waiting for {what}; see its log")
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(0.05)
     return found

@@ -1,4 +1,4 @@
-"""Training through the loss of workers, tasks, nodes and drivers, and through stop signals: the same weights in the end.
+"""Training through the loss of workers, tasks, nodes and drivers, and through stop signals.
 
 Every run has the reference's options, so nothing lost and nothing doubled means equal weights, bit by bit.
 """
@@ -13,8 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from pipeline import storage
 from pipeline.model.checkpoints import find_checkpoint, read_state
@@ -49,34 +47,32 @@ def ended_well(driver: subprocess.Popen[bytes], log: Path) -> None:
     assert driver.wait(200) == 0, log.read_text()[-6000:]
 
 
-@pytest.mark.parametrize(
-    ("title", "fault", "happens"),
-    [
-        (
-            "RayTrainWorker",
-            "SIGKILL of a training worker",
-            "the engine starts the workers again from the last checkpoint",
-        ),
-        ("make_block", "SIGKILL of an augmentation worker", "the task is run again elsewhere; training waits for it"),
-    ],
-)
-def test_loss_of_a_process(
-    local: Local,
-    reference: Reference,
-    tmp_path: Path,
-    noted: Callable[..., None],
-    title: str,
-    fault: str,
-    happens: str,
+def test_loss_of_a_training_worker(
+    local: Local, reference: Reference, tmp_path: Path, noted: Callable[..., None]
 ) -> None:
-    out, log = f"{local.bucket}/{title.lower()}", tmp_path / "log"
+    out, log = f"{local.bucket}/worker", tmp_path / "log"
     driver = running(local, reference, out, log)
     since = last_step(out)
-    local.kill(title)
+    local.kill("RayTrainWorker")
     seconds = next_checkpoint(out, since, driver)
     ended_well(driver, log)
     assert weights(out) == weights(reference.run)
-    noted(fault, happens, REDONE if title == "RayTrainWorker" else SAME, seconds)
+    noted("SIGKILL of a training worker", "the engine starts all workers from the last checkpoint", REDONE, seconds)
+
+
+def test_loss_of_an_augmentation_worker(
+    local: Local, reference: Reference, tmp_path: Path, noted: Callable[..., None]
+) -> None:
+    out, log = f"{local.bucket}/augmentation", tmp_path / "log"
+    driver = local.start(*train_args(reference, out), log=log)
+    for _ in range(2):
+        local.kill("make_block")  # while it makes samples that the first steps wait for
+    start = time.monotonic()
+    until(lambda: last_step(out) >= EVERY, "a checkpoint", alive=driver)
+    seconds = time.monotonic() - start
+    ended_well(driver, log)
+    assert weights(out) == weights(reference.run)
+    noted("SIGKILL of an augmentation worker", "its task is run again in another process", SAME, seconds)
 
 
 def test_loss_of_a_node_that_is_replaced(
@@ -86,8 +82,8 @@ def test_loss_of_a_node_that_is_replaced(
     driver = running(local, reference, out, log)
     since = last_step(out)
     start = time.monotonic()
-    local.kill_node("worker-1")
-    local.add_node()
+    with local.without(local.workers()[0]):
+        pass
     next_checkpoint(out, since, driver)
     seconds = time.monotonic() - start
     ended_well(driver, log)
