@@ -1,11 +1,10 @@
-"""Training end to end on a real Ray: kill and continue, two workers, `ray job submit`, mistakes."""
+"""Training end to end on a real Ray: what a run leaves, kill and continue, cut checkpoints, mistakes."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs import train
 from pipeline.data.readers.synthetic import write_synthetic
+from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
 from pipeline.train.state import complete_checkpoints
 
@@ -105,98 +106,47 @@ def test_the_same_command_after_the_end_does_nothing(clean_run: Path, shards: tu
     assert "is complete" in done.stdout
 
 
-def test_two_workers(shards: tuple[str, str], tmp_path: Path) -> None:
-    run_job("-m", "jobs.train", *train_args(shards, tmp_path / "run", "--train.workers", "2"), cwd=tmp_path)
-    state = json.loads((tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}" / "state.json").read_text())
-    # 8 steps of 4 samples over 2 ranks, chunks of 8: two rounds of two chunks are consumed.
-    assert state["position"] == {"chunk": 4, "row": 0, "world": 2, "rest": []}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--train.cpus-per-worker", "1000"], "asks for 1001 CPUs"),
         (["--train.gpu"], "asks for 1 GPUs"),
         (["--data.train", "/no/such/folder"], "/no/such/folder"),
-        (["--optim.lrr", "1"], "optim.lr"),
         (["--model.start", "/no/such/checkpoint"], "There is no checkpoint"),
         (["--data.crop", "72"], "patch"),
+        (["--train.min-workers", "2"], "train.min_workers"),
     ],
 )
-def test_mistakes_are_one_message_and_exit_2(
-    shards: tuple[str, str], tmp_path: Path, change: list[str], message: str
+def test_mistakes_are_one_message(
+    shards: tuple[str, str], tmp_path: Path, ray_session: None, change: list[str], message: str
 ) -> None:
-    done = run_job("-m", "jobs.train", *train_args(shards, tmp_path / "run", *change), cwd=tmp_path, check=False)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(UserError, match=message):
+        train.job(train_args(shards, tmp_path / "run", "--tracking.no-enabled", *change))
 
 
-def test_unknown_recipe_names_the_nearest(tmp_path: Path) -> None:
-    done = run_job("-m", "jobs.train", "tinny", cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert "Did you mean 'tiny'?" in done.stderr
+def test_mistakes_end_with_exit_2(shards: tuple[str, str], tmp_path: Path) -> None:
+    for args, message in (
+        (train_args(shards, tmp_path / "run", "--optim.lrr", "1"), "optim.lr"),
+        (["tinny"], "Did you mean 'tiny'?"),
+        (train_args(shards, tmp_path / "run", "--data.train", "/no/such/folder"), "error: /no/such/folder"),
+    ):
+        done = run_job("-m", "jobs.train", *args, cwd=tmp_path, check=False)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_folder_with_another_run_is_refused(clean_run: Path, shards: tuple[str, str], tmp_path: Path) -> None:
-    done = run_job("-m", "jobs.train", *train_args(shards, clean_run, "--optim.lr", "0.5"), cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert "optim.lr was 0.003, now 0.5" in done.stderr
+def test_a_folder_with_another_run_is_refused(clean_run: Path, shards: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=r"optim\.lr was 0\.003, now 0\.5"):
+        train.job(train_args(shards, clean_run, "--optim.lr", "0.5"))
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def test_ray_job_submit_does_what_the_module_does(
-    clean_run: Path, shards: tuple[str, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    from ray.job_submission import JobSubmissionClient
-
-    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port")}
-    ports |= {name: free_port() for name in ("metrics-export-port", "runtime-env-agent-port")}
-    ports |= {name: free_port() for name in ("dashboard-agent-grpc-port", "ray-client-server-port")}
-    ray = str(Path(sys.executable).with_name("ray"))
-    temp = tmp_path_factory.getbasetemp().parent / f"r{os.getpid()}"
-    command = [ray, "start", "--head", "--block", "--num-cpus", "4", "--object-store-memory", "300000000"]
-    command += ["--disable-usage-stats", "--temp-dir", str(temp), "--dashboard-host", "127.0.0.1"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    with (tmp_path / "head.log").open("wb") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        client = wait_for_jobs_api(f"http://127.0.0.1:{ports['dashboard-port']}", tmp_path / "head.log")
-        out = tmp_path / "run"
-        job = client.submit_job(
-            entrypoint=" ".join([sys.executable, "jobs/train.py", *train_args(shards, out)]),
-            runtime_env={"working_dir": str(ROOT), "excludes": [".git", ".venv", "docs", "tests/golden/data"]},
-        )
-        deadline = time.monotonic() + 240
-        while not client.get_job_status(job).is_terminal():
-            assert time.monotonic() < deadline, client.get_job_logs(job)
-            time.sleep(1)
-        assert client.get_job_status(job).value == "SUCCEEDED", client.get_job_logs(job)
-        assert "steps" in client.get_job_logs(job)
-        assert isinstance(client, JobSubmissionClient)
-        assert final_weights(out) == final_weights(clean_run)
-        assert (tmp_path / "mlflow.db").exists(), "without a tracking URI the store lies beside the run"
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-
-
-def wait_for_jobs_api(address: str, log: Path):
-    from ray.job_submission import JobSubmissionClient
-
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            return JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(1)
+def test_shares_of_two_workers_are_continued_by_one(shards: tuple[str, str], tmp_path: Path, ray_session: None) -> None:
+    """FSDP, whose checkpoints are cut; `tests/faults` trains two workers with DDP."""
+    out, off = tmp_path / "run", "--tracking.no-enabled"
+    train.job(train_args(shards, out, "--train.parallel", "fsdp", "--train.workers", "2", "--train.steps", "4", off))
+    files = sorted(path.name for path in (out / "checkpoints" / "step_00000004").iterdir())
+    assert [name for name in files if "model" in name] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    train.job(train_args(shards, out, off))
+    assert load_model(str(out))[1].step == STEPS
+    state = json.loads((out / "checkpoints" / f"step_{STEPS:08d}" / "state.json").read_text())
+    assert state["writers"] == 1 and state["position"]["world"] == 1
