@@ -229,8 +229,7 @@ def draw(dimension: Dimension, name: str, trial: Suggests) -> Value:
         case Fixed(value):
             return value
         case Choice(values):
-            # Optuna takes plain values only: a tuple goes by its text.
-            texts = [json.dumps(v) if isinstance(v, tuple) else v for v in values]
+            texts = [plain(v) for v in values]
             chosen = trial.suggest_categorical(name, texts)
             return next(v for v, text in zip(values, texts, strict=True) if _same(chosen, text))
         case Range(low, high, log, step, whole):
@@ -238,6 +237,11 @@ def draw(dimension: Dimension, name: str, trial: Suggests) -> Value:
                 return trial.suggest_int(name, int(low), int(high), step=int(step or 1))
             value = trial.suggest_float(name, low, high, step=step, log=log)
             return _on_grid(dimension, value) if step else value
+
+
+def plain(value: Value) -> Value:
+    """A value as Optuna takes it: a tuple goes by its text."""
+    return json.dumps(value) if isinstance(value, tuple) else value
 
 
 def _on_grid(dimension: Range, value: float) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pipeline.tune.dimensions import Dimension, Range, text_of
+from pipeline.tune.dimensions import Dimension, Range, plain, text_of
 from pipeline.tune.trials import Objective, Trial, scores
 
 SHUFFLES = 2000
@@ -60,17 +60,9 @@ def study_of(
     names = [name for name in dimensions if values and all(name in one for one in values)]
     spaces = {name: _distribution(dimensions[name], [one[name] for one in values]) for name in names}
     for (_, found), one in zip(done, values, strict=True):
-        params = {name: _param(one[name]) if _is_categorical(spaces[name]) else one[name] for name in names}
+        params = {name: plain(one[name]) for name in names}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, values=list(found)))
     return study
-
-
-def _is_categorical(space: BaseDistribution) -> bool:
-    return isinstance(space, CategoricalDistribution)
-
-
-def _param(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, tuple) else value
 
 
 def _distribution(dimension: Dimension, seen: Sequence[Any]) -> BaseDistribution:
@@ -80,7 +72,7 @@ def _distribution(dimension: Dimension, seen: Sequence[Any]) -> BaseDistribution
         if dimension.whole:
             return IntDistribution(int(low), int(high))
         return FloatDistribution(float(low), float(high), log=dimension.log)
-    return CategoricalDistribution(_ordered({json.dumps(v): _param(v) for v in seen}))
+    return CategoricalDistribution(_ordered({json.dumps(v): plain(v) for v in seen}))
 
 
 def _ordered(found: dict[str, Any]) -> list[Any]:

@@ -34,8 +34,10 @@ RAY_MODULES = [
     "pipeline.data.stream",
     "pipeline.train.launch",
     "pipeline.train.loop",
+    "pipeline.tune.search",
     "pipeline.tune.sweep",
     "pipeline.evaluate.job",
+    "pipeline.evaluate.pool",
 ]
 NUMPY_SIDE = ["pipeline.data", "pipeline.augment", "pipeline.clicks"]
 TORCH_MODULES = ["torch", "torchvision", "timm", "pipeline.model", "pipeline.clicks.disks"]
