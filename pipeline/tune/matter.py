@@ -87,9 +87,10 @@ def importances(study: optuna.Study, index: int) -> dict[str, float]:
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return optuna.importance.get_param_importances(
+        found = optuna.importance.get_param_importances(
             study, evaluator=evaluator, target=lambda trial: trial.values[index]
         )
+    return {name: float(value) for name, value in found.items()}
 
 
 def spreads(
@@ -124,7 +125,7 @@ def _chance(results: np.ndarray, codes: np.ndarray, count: int, width: float) ->
     for _ in range(SHUFFLES):
         means = _means(rng.permutation(results), codes, count)
         hits += means.max() - means.min() >= width - 1e-12
-    return (hits + 1) / (SHUFFLES + 1)  # the deal that was seen is one of them
+    return float((hits + 1) / (SHUFFLES + 1))  # the deal that was seen is one of them
 
 
 def _groups(values: Sequence[Any], dimension: Dimension) -> tuple[list[str], np.ndarray]:

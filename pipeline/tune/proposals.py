@@ -9,13 +9,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pipeline import config_io
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
 from pipeline.tune.dimensions import Dimension, Fixed, Suggests, all_values, contains, draw, parse_value
 from pipeline.tune.spaces import CONDITIONS, Space, Values
+
+Search = Literal["tpe", "random", "grid"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A setting to try.
+
+    Attributes:
+        values: the draw.
+        setting: what it means.
+        name: of a published setting or a point given by hand.
+        inside: whether the searcher could have drawn it.
+    """
+
+    values: Values
+    setting: Values
+    name: str = ""
+    inside: bool = True
+
 
 _PUBLISHED_CFR: dict[str, Values] = {
     "CFR-0": {"cfr.steps": 0},

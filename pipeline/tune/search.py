@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,29 +17,11 @@ from optuna.samplers import RandomSampler, TPESampler
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.tune.dimensions import plain
-from pipeline.tune.proposals import grid, key_of, setting_of, suggest
-from pipeline.tune.spaces import Space, Values
+from pipeline.tune.proposals import Proposal, Search, grid, key_of, setting_of, suggest
+from pipeline.tune.spaces import Space
 from pipeline.tune.trials import Objective, Trial
 
-Search = Literal["tpe", "random", "grid"]
 TRIES = 30  # suggestions for each wanted one before the space counts as used up
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A setting to try.
-
-    Attributes:
-        values: the draw.
-        setting: what it means.
-        name: of a published setting or a point given by hand.
-        inside: whether the searcher could have drawn it.
-    """
-
-    values: Values
-    setting: Values
-    name: str = ""
-    inside: bool = True
 
 
 def propose(

@@ -35,7 +35,7 @@ RAY_MODULES = [
     "pipeline.train.launch",
     "pipeline.train.loop",
     "pipeline.tune.search",
-    "pipeline.tune.sweep",
+    "pipeline.tune.cfr_sweep",
     "pipeline.evaluate.job",
     "pipeline.evaluate.pool",
 ]
@@ -209,7 +209,7 @@ def test_a_package_is_as_low_as_its_lowest_module() -> None:
             "pipeline.evaluate.job",
             "from pipeline.data import shards\nfrom pipeline.model.checkpoints import load_model",
         ),
-        ("pipeline.tune.sweep", "from pipeline.train import loop\nfrom pipeline.report import tracking"),
+        ("pipeline.tune.cfr_sweep", "from pipeline.train import loop\nfrom pipeline.report import tracking"),
         ("jobs.train", "from pipeline.train import loop\nfrom pipeline import runtime"),
     ],
 )
