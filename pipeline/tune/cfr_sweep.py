@@ -33,9 +33,9 @@ from pipeline.evaluate.pool import InferenceActor, actors_for, prepared, through
 from pipeline.evaluate.shared import describe
 from pipeline.tune import cfr_parts
 from pipeline.tune.cfr_request import CheckedSweep
-from pipeline.tune.proposals import Proposal, config_of
+from pipeline.tune.proposals import Proposal, config_of, key_of
 from pipeline.tune.search import propose
-from pipeline.tune.trials import Trial
+from pipeline.tune.trials import Trial, from_json
 
 CHUNK = 4  # objects of a unit of work
 DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
@@ -93,11 +93,11 @@ class Sweep:
         """What the generation tries: as it was written before, or proposed and written now."""
         uri = storage.join(self.checked.out, "generations", f"{generation:03d}.json")
         if storage.exists(uri):
-            rows = [Trial.from_dict(row) for row in json.loads(storage.read_bytes(uri))]
-            return [Proposal(row.values, row.setting, row.name, row.inside) for row in rows]
+            return [Proposal(**from_json(row)) for row in json.loads(storage.read_bytes(uri))]
         request = self.checked.request
         left = request.trials - len(self.trials)
-        planned = self.checked.first[:left] if generation == 0 else []
+        held = {key_of(trial.setting) for trial in self.trials}
+        planned = [p for p in self.checked.first if key_of(p.setting) not in held][:left]
         count = min(left, self.checked.generation) - len(planned)
         found = list(planned)
         if count > 0:
@@ -114,20 +114,14 @@ class Sweep:
             self.exhausted = len(new) < count
             found += new
         if found:
-            first = len(self.trials)
-            rows = [self._trial(first + n, p, generation).to_dict() for n, p in enumerate(found)]
-            storage.write_bytes(uri, json.dumps(rows, indent=1).encode())
+            storage.write_bytes(uri, json.dumps([asdict(p) for p in found], indent=1).encode())
         return found
-
-    @staticmethod
-    def _trial(number: int, proposal: Proposal, generation: int) -> Trial:
-        return Trial(number, "stopped", generation=generation, **asdict(proposal))
 
     def _generation(
         self, generation: int, proposals: Sequence[Proposal], known: dict[int, str], on_trial: OnTrial
     ) -> None:
-        first = len(self.trials)
-        trials = [self._trial(first + n, p, generation) for n, p in enumerate(proposals)]
+        ids = range(len(self.trials), len(self.trials) + len(proposals))
+        trials = [Trial(i, "stopped", generation=generation, **asdict(p)) for i, p in zip(ids, proposals, strict=True)]
         tables, died = _Together(self, f"{generation:03d}").evaluate(trials, self.chunks)
         objects, rejected = cfr_parts.merge(tables)
         self._set_aside(rejected)

@@ -100,13 +100,14 @@ class Trial:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
         """Inverse of `to_dict`, also after JSON."""
-        plain = {n: {k: _plain(v) for k, v in values[n].items()} for n in ("values", "setting")}
-        return cls(**{**values, **plain})
+        return cls(**{**values, **{name: from_json(values[name]) for name in ("values", "setting")}})
 
 
-def _plain(value: Any) -> Any:
-    """A value as configs have it: JSON's lists are tuples."""
-    return tuple(map(_plain, value)) if isinstance(value, list) else value
+def from_json(value: Any) -> Any:
+    """Values as configs have them: JSON's lists are tuples."""
+    if isinstance(value, dict):
+        return {name: from_json(inner) for name, inner in value.items()}
+    return tuple(map(from_json, value)) if isinstance(value, list) else value
 
 
 def scores(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
