@@ -79,16 +79,20 @@ def _ordered(found: dict[str, Any]) -> list[Any]:
     return sorted(found.values(), key=lambda v: (str(type(v)), v))
 
 
+def evaluator() -> optuna.importance.FanovaImportanceEvaluator:
+    """fANOVA: of all the variance, where Optuna's default looks at the best trials only."""
+    return optuna.importance.FanovaImportanceEvaluator(seed=SEED)
+
+
 def importances(study: optuna.Study, index: int) -> dict[str, float]:
     """Optuna's importance (fANOVA) of every name for one objective, largest first; empty when too few trials differ."""
     values = [trial.values[index] for trial in study.trials]
     if len(values) < LEAST_TRIALS or len(set(values)) < 2:
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = optuna.importance.get_param_importances(
-            study, evaluator=evaluator, target=lambda trial: trial.values[index]
+            study, evaluator=evaluator(), target=lambda trial: trial.values[index]
         )
     return {name: float(value) for name, value in found.items()}
 
