@@ -115,6 +115,7 @@ def parse(args: list[str]) -> Args:
         return tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args)
     known = [name for name in config_io.flatten(TrainConfig()) if name.startswith("cfr.")]
     setting = read_setting(storage.absolute(found), "cfr", dict.fromkeys(known))
+    setting = {n: v for n, v in config_io.flatten(config_io.replace(TrainConfig(), **setting)).items() if n in setting}
     defaults = {FLAGS.get(name, name.removeprefix("cfr.")): value for name, value in setting.items()}
     if "cfr_steps" in defaults:
         defaults["cfr_steps"] = (defaults["cfr_steps"],)

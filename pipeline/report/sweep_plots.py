@@ -70,10 +70,10 @@ def parallel_plot(
     """Optuna's parallel coordinates of one objective: a line for each trial across the searched names.
 
     Returns:
-        None with fewer than two done trials.
+        None when the trials do not differ.
     """
     study = study_of(trials, dimensions, objectives)
-    if len(study.trials) < 2:
+    if len({trial.values[index] for trial in study.trials}) < 2:
         return None
     with _optuna():
         ax: Any = optuna.visualization.matplotlib.plot_parallel_coordinate(
@@ -104,10 +104,11 @@ def importance_plot(
     if not known:
         return None
     study = study_of(trials, dimensions, known)
-    study.set_metric_names([o.label for o in known])
     with _optuna():
+        study.set_metric_names([o.label for o in known])
         ax: Any = optuna.visualization.matplotlib.plot_param_importances(study, evaluator=evaluator())
         figure = ax.figure
+        ax.set_title("", loc="left")
         figure.set_size_inches(7.4, 1.4 + (0.16 + 0.2 * len(known)) * len(study.trials[0].params))
         ax.set_title("")
         ax.set_ylabel("")

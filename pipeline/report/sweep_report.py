@@ -246,6 +246,6 @@ def _reproduce(summary: Mapping[str, Any]) -> list[Block]:
     ]
     text = (
         "The same command with the same seed proposes the same settings; in the same output folder it continues, and "
-        "evaluates nothing again that is finished. settings/ holds a file like best.json for every setting of the front."
+        "evaluates nothing again that is finished. settings/ holds a file like best.json for each setting of the front."
     )
     return [Heading("How to reproduce"), Paragraph(text), Facts(facts, frozenset({"The sweep"}))]
