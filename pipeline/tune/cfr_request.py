@@ -97,9 +97,9 @@ def check(request: SweepRequest) -> CheckedSweep:
     objectives = objectives_of(request.objectives, request.evaluation.rules.target_iou)
     checked = evaluation.look_at(request.evaluation)
     space = space_of(request, checked)
-    if request.search == "grid" and len(grid(space)) > request.trials:
+    if request.search == "grid" and (size := len(grid(space))) > request.trials:
         raise UserError(
-            f"The grid has {len(grid(space))} settings, more than --trials {request.trials}: raise it, narrow the "
+            f"The grid has {size} settings, more than --trials {request.trials}: raise it, narrow the "
             "space, or take --search random for a part of it."
         )
     generation = request.generation or (GUIDED if request.search == "tpe" else UNGUIDED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from pipeline import config_io
@@ -48,7 +49,7 @@ class Space:
     def searched(self) -> dict[str, Dimension]:
         return {name: d for name, d in self.dimensions.items() if not isinstance(d, Fixed)}
 
-    @property
+    @cached_property
     def base(self) -> Values:
         """The value of every name, those of `tune.weights` included, without the space."""
         return base_values(self.config)

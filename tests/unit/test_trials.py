@@ -248,7 +248,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     values = {"cfr.steps": 1, "cfr.stepz": 2}
     with pytest.raises(UserError, match=r"no option 'cfr\.stepz' here\. Did you mean 'cfr\.steps'"):
         evaluate_job.parse([*evaluation, write_best(tmp_path, SPACE, {}, values=values)])
-    with pytest.raises(UserError, match="1.5 is not between 0 and 1"):
+    with pytest.raises(UserError, match=r"1\.5 is not between 0 and 1"):
         evaluate_job.parse([*evaluation, write_best(tmp_path, SPACE, {}, values={"cfr.threshold": 1.5})])
     values = {"optim.lr": "fast"}
     with pytest.raises(UserError, match="not float"):
