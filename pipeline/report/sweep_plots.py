@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.plots import COLOURS, panels
@@ -51,17 +52,24 @@ def pareto_plot(
     label_of = {t.id: t.name or f"#{t.id}" for t in trials}
     labelled = [i for i in dict.fromkeys([*worth, *on_front]) if i in points][:LABELLED]
     labelled += [t.id for t in trials if t.name and t.id in points and t.id not in labelled]
-    for number in labelled:
-        offset = (5, 6) if y.mode == "min" else (5, -12)
-        ax.annotate(
-            label_of[number], points[number], xytext=offset, textcoords="offset points", fontsize=8, color="#444444"
-        )
+    ax.margins(x=0.1, y=0.16)
+    _label(ax, {label_of[number]: points[number] for number in labelled})
     better = "fewer" if y.mode == "min" else "more"
     ax.set_xlabel(x.label, fontsize=9)
     ax.set_ylabel(f"{y.label} ({better} is better)", fontsize=9)
-    ax.margins(x=0.1, y=0.12)
     ax.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _label(ax: Axes, labels: Mapping[str, tuple[float, float]]) -> None:
+    """Write labels beside their points, each above those that it would cover."""
+    placed: list[tuple[float, float]] = []
+    for text, point in sorted(labels.items(), key=lambda item: item[1]):
+        at, lift = ax.transData.transform(point) * 72 / ax.figure.dpi, 6.0
+        while any(abs(at[0] - left) < 44 and abs(at[1] + lift - low) < 10 for left, low in placed):
+            lift += 10
+        placed.append((at[0], at[1] + lift))
+        ax.annotate(text, point, xytext=(5, lift), textcoords="offset points", fontsize=8, color="#444444")
 
 
 def parallel_plot(
@@ -82,6 +90,9 @@ def parallel_plot(
         figure = ax.figure
         figure.set_size_inches(max(8.0, 2.5 + 1.15 * len(study.trials[0].params)), 5.2)
         ax.set_title("")
+        (lines,) = ax.collections
+        # Optuna's palette begins at white: most lines could not be seen. Dark is good in both directions.
+        lines.set(cmap="viridis" if objectives[index].mode == "min" else "viridis_r", linewidth=1.3, alpha=0.85)
         ax.tick_params(axis="x", labelsize=8)
         for label in ax.get_xticklabels():
             label.set(rotation=25, horizontalalignment="right")
@@ -109,6 +120,8 @@ def importance_plot(
         ax: Any = optuna.visualization.matplotlib.plot_param_importances(study, evaluator=evaluator())
         figure = ax.figure
         ax.set_title("", loc="left")
+        ax.set_facecolor("white")
+        ax.grid(True, color="#dddddd", linewidth=0.6)
         figure.set_size_inches(7.4, 1.4 + (0.16 + 0.2 * len(known)) * len(study.trials[0].params))
         ax.set_title("")
         ax.set_ylabel("")
