@@ -172,7 +172,7 @@ def _mattered(
         for spread in summary["spreads"][objective.name]:
             means = "; ".join(f"{label}: {mean:.2f} ({count})" for label, count, mean in spread["groups"])
             importance = ABSENT if spread["importance"] is None else f"{spread['importance']:.2f}"
-            chance = f"{spread['chance']:.3f}"
+            chance = "<0.001" if spread["chance"] < 0.001 else f"{spread['chance']:.3f}"
             if spread["chance"] < UNLIKELY:
                 marks[chance] = "good"
             rows.append([spread["name"], means, f"{spread['range']:.2f}", chance, importance])
