@@ -53,21 +53,23 @@ def pareto_plot(
     labelled = [i for i in dict.fromkeys([*worth, *on_front]) if i in points][:LABELLED]
     labelled += [t.id for t in trials if t.name and t.id in points and t.id not in labelled]
     ax.margins(x=0.1, y=0.16)
-    _label(ax, {label_of[number]: points[number] for number in labelled})
     better = "fewer" if y.mode == "min" else "more"
     ax.set_xlabel(x.label, fontsize=9)
     ax.set_ylabel(f"{y.label} ({better} is better)", fontsize=9)
     ax.legend(fontsize=8, frameon=False)
+    _label(ax, {label_of[number]: points[number] for number in labelled}, upwards=y.mode == "min")
     return figure
 
 
-def _label(ax: Axes, labels: Mapping[str, tuple[float, float]]) -> None:
-    """Write labels beside their points, each above those that it would cover."""
+def _label(ax: Axes, labels: Mapping[str, tuple[float, float]], upwards: bool) -> None:
+    """Write labels beside their points, on the side where worse points lie, each beyond those that it would cover."""
+    ax.figure.draw_without_rendering()  # places the axes
     placed: list[tuple[float, float]] = []
+    step = 10 if upwards else -10
     for text, point in sorted(labels.items(), key=lambda item: item[1]):
-        at, lift = ax.transData.transform(point) * 72 / ax.figure.dpi, 6.0
+        at, lift = ax.transData.transform(point) * 72 / ax.figure.dpi, 6 if upwards else -13
         while any(abs(at[0] - left) < 44 and abs(at[1] + lift - low) < 10 for left, low in placed):
-            lift += 10
+            lift += step
         placed.append((at[0], at[1] + lift))
         ax.annotate(text, point, xytext=(5, lift), textcoords="offset points", fontsize=8, color="#444444")
 

@@ -228,8 +228,8 @@ def best(trials: Sequence[Trial], objectives: Sequence[Objective], difference: D
         chosen = steps[-1]
         if chosen.change is None:
             return chosen.trial, (
-                f"It has the fewest {cost.label}; no dearer setting has a {quality.label} that is better by more than "
-                "the spread over the objects."
+                f"It has the fewest {cost.label}; no dearer setting is better in {quality.label} by more than the "
+                "spread over the objects."
             )
         value, low, high = chosen.change
         assert chosen.against is not None
