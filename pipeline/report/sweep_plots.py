@@ -57,21 +57,35 @@ def pareto_plot(
     ax.set_xlabel(x.label, fontsize=9)
     ax.set_ylabel(f"{y.label} ({better} is better)", fontsize=9)
     ax.legend(fontsize=8, frameon=False)
-    _label(ax, {label_of[number]: points[number] for number in labelled}, upwards=y.mode == "min")
+    _label(ax, {label_of[number]: points[number] for number in labelled}, upwards=y.mode == "max")
     return figure
 
 
 def _label(ax: Axes, labels: Mapping[str, tuple[float, float]], upwards: bool) -> None:
-    """Write labels beside their points, on the side where worse points lie, each beyond those that it would cover."""
-    ax.figure.draw_without_rendering()  # places the axes
+    """Write labels beside their points, on the better side, where the front leaves room; none covers another."""
+    low, high = ax.get_ylim()
+    room = 0.3 * (high - low)
+    ax.set_ylim((low, high + room) if upwards else (low - room, high))
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # places the axes
     placed: list[tuple[float, float]] = []
     step = 10 if upwards else -10
     for text, point in sorted(labels.items(), key=lambda item: item[1]):
-        at, lift = ax.transData.transform(point) * 72 / ax.figure.dpi, 6 if upwards else -13
-        while any(abs(at[0] - left) < 44 and abs(at[1] + lift - low) < 10 for left, low in placed):
+        at, lift = ax.transData.transform(point) * 72 / figure.dpi, 6 if upwards else -13
+        while any(abs(at[0] - left) < 44 and abs(at[1] + lift - base) < 10 for left, base in placed):
             lift += step
         placed.append((at[0], at[1] + lift))
-        ax.annotate(text, point, xytext=(5, lift), textcoords="offset points", fontsize=8, color="#444444")
+        far = abs(lift) > 13
+        ax.annotate(
+            text,
+            point,
+            xytext=(5, lift),
+            textcoords="offset points",
+            fontsize=8,
+            color="#444444",
+            arrowprops={"arrowstyle": "-", "color": "#9aa5af", "linewidth": 0.6} if far else None,
+        )
 
 
 def parallel_plot(
