@@ -33,7 +33,13 @@ class SweepLog:
         self.checked, self.tracking, self.run = checked, tracking, run
 
     def trial(self, trial: Trial) -> str | None:
-        """Log an ended trial as a child run; returns its id, None when the store does not answer."""
+        """Log an ended trial as a child run; returns its id, None when the store does not answer.
+
+        While the sweep's own run does not exist there is nothing to be a child of: the trial is offered again at the
+        end, and by the same command.
+        """
+        if self.run.run_id is None:
+            return None
         child = open_run(
             self.tracking,
             kind="tune",
@@ -42,12 +48,12 @@ class SweepLog:
             tags={"trial": str(trial.id), "state": trial.state, **({"error": trial.error} if trial.error else {})},
             out=storage.join(self.checked.out, "trials", f"{trial.id:04d}"),
             parent=self.run.run_id,
-            wait=WAIT if self.run.run_id else 0.0,
+            wait=WAIT,
         )
         child.metrics(trial.metrics)
         for clicks, value in enumerate(trial.curve, start=1):
             child.metrics({"mean_iou": value}, step=clicks)
-        child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT if self.run.run_id else 0.0)
+        child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT)
         return child.run_id
 
     def finish(self, sweep: Sweep) -> dict[str, Any]:

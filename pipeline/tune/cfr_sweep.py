@@ -42,7 +42,8 @@ DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 TRIALS = "trials.json"
 
 OnTrial = Callable[[Trial], str | None]
-"""Called once for each trial that has ended; returns its tracking run, if it has one."""
+"""Called with a trial that has ended; returns its tracking run. While it returns None it is called again: once more at
+the end of the sweep, and by the command that continues it."""
 
 
 class Sweep:
@@ -83,6 +84,8 @@ class Sweep:
             if proposals:
                 self._generation(generation, proposals, known, on_trial)
             generation += 1
+        self.trials = [t if t.mlflow_run else replace(t, mlflow_run=on_trial(t)) for t in self.trials]
+        self._write()
 
     def _tracked_runs(self) -> dict[int, str]:
         uri = storage.join(self.checked.out, TRIALS)
