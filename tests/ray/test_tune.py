@@ -53,6 +53,11 @@ def request(made: Path, out: Path, **changes: Any) -> SweepRequest:
     return SweepRequest(**{"evaluation": evaluation, "trials": 6, "generation": 4, **changes})
 
 
+def few(asked: SweepRequest) -> SweepRequest:
+    """The same on 6 objects, two chunks."""
+    return dataclasses.replace(asked, evaluation=dataclasses.replace(asked.evaluation, limit=6))
+
+
 def run(asked: SweepRequest) -> Sweep:
     sweep = Sweep(check(asked))
     sweep.run(lambda trial: None)
@@ -147,7 +152,7 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
             yield {name: column[0] for name, column in answer.items()}
 
     monkeypatch.setattr(cfr_sweep, "through_actors", here)
-    asked = request(made, tmp_path / "out", trials=4)
+    asked = few(request(made, tmp_path / "out", trials=4))
     sweep = run(asked)
     assert [t.name for t in sweep.trials] == names
     assert [t.state for t in sweep.trials] == ["done", "done", "failed", "done"]
@@ -157,7 +162,7 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     again = run(asked)
     assert len(tried) == 5 and parts(tmp_path / "out") == before and plain(again.trials) == plain(sweep.trials)
     deadly = -1
-    clean = plain(run(request(made, tmp_path / "clean", trials=4)).trials)
+    clean = plain(run(few(request(made, tmp_path / "clean", trials=4))).trials)
     assert [row for row in clean if row["id"] != 2] == [row for row in plain(sweep.trials) if row["id"] != 2]
 
 
@@ -206,7 +211,7 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
 def test_a_killed_sweep_repeats_nothing_that_is_finished(made: Path, tmp_path: Path, ray_session: None) -> None:
     """SIGKILL of the driver in the second generation; the same command then ends as if nothing had happened."""
     out = tmp_path / "out"
-    args = [*words(made, out, "--trials", "8", "--generation", "4", "--full-curve"), "--no-tracking"]
+    args = [*words(made, out, "--trials", "8", "--generation", "4", "--limit", "6", "--full-curve"), "--no-tracking"]
     line = [sys.executable, "-m", "jobs.tune", *args]
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)

@@ -169,7 +169,7 @@ def test_proposals_are_a_function_of_what_is_known() -> None:
         assert len(propose(narrow, objectives, search, 0, 0, [], [], 8)) == 2  # A-CFR-0 and A-CFR-1 are no others
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 1000))
 def test_summary_of_any_trials(seed: int) -> None:
     trials = known_trials(6, seed)
