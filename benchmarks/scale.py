@@ -211,9 +211,7 @@ def part_checkpoint() -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     state = TrainState(model, optimizer, 1, order.Position())
-    print(
-        "\n| checkpoint of ViT-B (weights, moments) to | MB | s that training waits (copy) | s beside training (write) |"
-    )
+    print("\n| checkpoint of ViT-B to | MB | s that training waits (copy) | s beside training (write) |")
     print("|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, out in (("local disk", folder), ("S3 server of this machine", f"{BUCKET}/checkpoint")):

@@ -4,6 +4,9 @@ python -m jobs.evaluate --checkpoint URI --data NAME=URI [NAME=URI ...] --cfr-st
 
 URI of --data holds prepared shards, or is a raw folder: then NAME says its layout (grabcut=...), and any other NAME
 means a folder of images/ and masks/. The same command again finishes an interrupted evaluation.
+
+--config FILE takes the setting that a sweep found (best.json of jobs.tune cfr): its values are the defaults of the
+flags they belong to (cfr.steps of --cfr-steps, cfr.expansion of --expansion, ...), so a flag that is given wins.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.evaluation_log import print_table, tracked, with_comparison
-from pipeline import runtime, storage
-from pipeline.config import Cfr, Eval, Tracking
+from jobs.flags import config_flag
+from pipeline import config_io, runtime, storage
+from pipeline.config import Cfr, Eval, Tracking, TrainConfig
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
 from pipeline.evaluate.request import Request, check, parse_data
 from pipeline.report.compare import Earlier, read_earlier
+from pipeline.tune.best import read_setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +34,14 @@ class Args:
     cfr_steps: tuple[int, ...] = (0,)  # n of CFR-n, one evaluation for each: extra forward passes per refined click
     cfr_clicks: int = 1  # Only the first so many clicks are refined
     adaptive: bool = False  # A-CFR: stop refining when the mask hardly changes
+    adaptive_pixels: int = 20  # A-CFR stops when at most so many pixels of the mask changed
     crop: int = 0  # Side of the network's input, pixels; 0: as the checkpoint was trained (published on davis: 672)
     threshold: float = 0.49  # Probability above which a pixel belongs to the mask
     flip: bool = True  # Average with the mirrored input
+    zoom_threshold: float = 0.50  # Probability above which a pixel counts for the zoom-in box
+    expansion: float = 1.4  # Zoom-in box over object box, per side
+    min_crop: int = 200  # Smallest side of the zoom-in box, image pixels
+    recompute_iou: float = 0.5  # The zoom-in box in use is kept while its IoU with the new one is at least this
     max_clicks: int = 20  # Click budget of an object
     target_iou: float = 0.95  # An object ends when it reaches this IoU
     full_curve: bool = False  # Click every object to the budget
@@ -40,6 +50,7 @@ class Args:
     limit: int = 0  # Evaluate only the first so many objects of each data set; 0: all
     actors: int = 0  # Inference actors; 0: one per GPU with --gpu, else one per two free CPUs
     gpu: bool = False  # One GPU for each actor
+    config: str = ""  # File of a setting that a sweep found, such as best.json: the defaults of the flags it speaks of
     compare: str = ""  # Results folder of an earlier evaluation: the report then says how every object differs
     max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
     tracking_uri: str = ""  # MLflow; empty: MLFLOW_TRACKING_URI, else ./mlflow.db
@@ -54,7 +65,17 @@ def request_of(args: Args) -> Request:
         data=parse_data(args.data, args.voc_grey),
         out=args.out,
         steps=args.cfr_steps,
-        cfr=Cfr(clicks=args.cfr_clicks, adaptive=args.adaptive, threshold=args.threshold, flip=args.flip),
+        cfr=Cfr(
+            clicks=args.cfr_clicks,
+            adaptive=args.adaptive,
+            adaptive_pixels=args.adaptive_pixels,
+            threshold=args.threshold,
+            flip=args.flip,
+            zoom_threshold=args.zoom_threshold,
+            expansion=args.expansion,
+            min_crop=args.min_crop,
+            recompute_iou=args.recompute_iou,
+        ),
         rules=Eval(
             max_clicks=args.max_clicks,
             target_iou=args.target_iou,
@@ -79,8 +100,31 @@ def earlier_of(args: Args) -> Earlier | None:
     return read_earlier(uri)
 
 
+FLAGS = {"cfr.steps": "cfr_steps", "cfr.clicks": "cfr_clicks"}
+"""Flags whose name is not the last part of the dotted one."""
+
+
+def parse(args: list[str]) -> Args:
+    """The command line over the setting of --config, which is over the defaults.
+
+    Raises:
+        UserError: the file is not a setting of a cfr sweep.
+    """
+    found = config_flag(args)
+    if found is None:
+        return tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args)
+    known = [name for name in config_io.flatten(TrainConfig()) if name.startswith("cfr.")]
+    setting = read_setting(storage.absolute(found), "cfr", dict.fromkeys(known))
+    setting = {n: v for n, v in config_io.flatten(config_io.replace(TrainConfig(), **setting)).items() if n in setting}
+    defaults = {FLAGS.get(name, name.removeprefix("cfr.")): value for name, value in setting.items()}
+    if "cfr_steps" in defaults:
+        defaults["cfr_steps"] = (defaults["cfr_steps"],)
+    whole = Args(**{"checkpoint": tyro.MISSING, "data": tyro.MISSING, "out": tyro.MISSING, **defaults})
+    return tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args, default=whole)
+
+
 def job(args: list[str]) -> None:
-    options = tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args)
+    options = parse(args)
     earlier = earlier_of(options)
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)

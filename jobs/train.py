@@ -1,6 +1,8 @@
 """Train a recipe: python -m jobs.train RECIPE --data.train URI [--data.val URI] --out URI [--dotted.option VALUE ...]
 
 The same command again continues the run. `--help` after a recipe lists every option with its value.
+--config FILE takes the setting that a sweep found (best.json of jobs.tune icl): its values replace the recipe's, and an
+option that is given wins over both.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import sys
 from functools import partial
 
+from jobs.flags import config_flag, without_config
 from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
 from pipeline import config, config_io, runtime, storage
@@ -23,10 +26,11 @@ from pipeline.report.tracking import resolve_tracking
 from pipeline.train.launch import fit
 from pipeline.train.run_folder import open_folder
 from pipeline.train.state import complete_checkpoints, step_of
+from pipeline.tune.best import read_setting
 
 
 def parse(args: list[str]) -> config.TrainConfig:
-    """A recipe's config with the command line's overrides; paths made absolute."""
+    """A recipe's config, over it the setting of --config, over that the command line; paths made absolute."""
     known = ", ".join(RECIPES)
     if not args or args[0] in ("-h", "--help"):
         print(f"{__doc__}\nRecipes: {known}", file=sys.stderr if not args else sys.stdout)
@@ -36,12 +40,17 @@ def parse(args: list[str]) -> config.TrainConfig:
     import tyro
 
     recipe = RECIPES[args[0]]
+    start = recipe()
+    file, words = config_flag(args[1:]), without_config(args[1:])
+    if file is not None:
+        setting = read_setting(storage.absolute(file), "icl", config_io.flatten(start))
+        start = config_io.replace(start, **setting)
     run: config.TrainConfig = tyro.cli(
         config.TrainConfig,
         prog=f"jobs.train {args[0]}",
         description=recipe.__doc__,
-        default=recipe(),
-        args=args[1:],
+        default=start,
+        args=words,
     )
     for name in ("out", "data.train"):
         if not config_io.flatten(run)[name]:

@@ -238,7 +238,10 @@ class Cfr:
     def __post_init__(self) -> None:
         check_probabilities(self, "cfr", "threshold", "zoom_threshold", "recompute_iou")
         check(self.steps >= 0 and self.clicks >= 0, "cfr.steps and cfr.clicks must be >= 0.")
+        check(self.adaptive_pixels >= 0, f"cfr.adaptive_pixels must be >= 0, got {self.adaptive_pixels}.")
         check(self.crop >= 32, f"cfr.crop must be at least 32 pixels, got {self.crop}.")
+        check(self.expansion > 0, f"cfr.expansion must be positive, got {self.expansion}.")
+        check(self.min_crop >= 1, f"cfr.min_crop must be at least 1 pixel, got {self.min_crop}.")
 
 
 @dataclass(frozen=True, kw_only=True)

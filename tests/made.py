@@ -1,4 +1,4 @@
-"""Small made things that several tests start from: prepared data without Ray, and a checkpoint of a small model."""
+"""Small made things that several tests start from: prepared data without Ray, a small model, a stand-in network."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipeline import config_io
 from pipeline.config import Cfr, Data, Model, TrainConfig
 from pipeline.data.manifest import MANIFEST, Manifest, ShardInfo
 from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, table
+from pipeline.evaluate.batch import Target
 from pipeline.model.checkpoints import FORMAT, MODEL, STATE
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import file_name
@@ -97,3 +98,35 @@ def save_checkpoint(s: TrainState, run: TrainConfig, keep: int) -> str:
     publish(snapshot, write_parts(snapshot, 0))
     prune(run.out, keep)
     return snapshot.uri
+
+
+class Scripted:
+    """A network that answers with discs around positive clicks minus those around negative ones, growing with the map.
+
+    Its answer for one element depends on nothing else in the batch. `calls` holds the batch sizes.
+    """
+
+    def __init__(self, radius: float = 12.0) -> None:
+        self.radius, self.calls, self.points = radius, [], []
+
+    def __call__(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        self.calls.append(len(image))
+        self.points.append(points)
+        side, n = image.shape[-1], points.shape[1] // 2
+        rows, cols = torch.arange(side)[:, None], torch.arange(side)[None]
+        logits = torch.full((len(image), 1, side, side), -4.0) + image.mean(1, keepdim=True) + 2 * prev_mask
+        for element, clicks in zip(logits, points, strict=True):
+            for i, (row, col, _) in enumerate(clicks.tolist()):
+                if row >= 0 or col >= 0:
+                    inside = (rows - row) ** 2 + (cols - col) ** 2 <= self.radius**2
+                    element[0][inside] = 4.0 if i < n else -6.0
+        return logits
+
+
+def scene(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Target:
+    rng = np.random.default_rng(seed)
+    truth = np.zeros(size, np.int8)
+    r, c = rng.integers(4, 20, 2)
+    truth[r : r + int(rng.integers(18, 36)), c : c + int(rng.integers(18, 36))] = 1
+    truth[0] = -1
+    return Target(seed, rng.integers(0, 256, (*size, 3), dtype=np.uint8), truth)

@@ -13,6 +13,7 @@ Outer loop: clicks. Inner loop: n + 1 runs per click, each fed the probability m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,24 @@ class RunInput:
     points: torch.Tensor
 
 
+class Look(NamedTuple):
+    """What a run looks at besides the map of the run before it.
+
+    Two runs of one object with equal looks and the same map before them are the same forward pass.
+    """
+
+    roi: zoom.Box
+    clicks: tuple[Click, ...]
+    crop: int
+    flip: bool
+
+
+def image_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(H, W, 3) uint8 RGB as (3, H, W) float32 in [0, 1] on `device`."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0)
+
+
 class Session:
     """One object being clicked.
 
@@ -54,42 +73,52 @@ class Session:
     """
 
     def __init__(
-        self, image: np.ndarray, truth: np.ndarray, cfr: Cfr, rules: Eval, device: torch.device | str = "cpu"
+        self,
+        image: np.ndarray | torch.Tensor,
+        truth: np.ndarray,
+        cfr: Cfr,
+        rules: Eval,
+        device: torch.device | str = "cpu",
+        first: Click | None = None,
     ) -> None:
         """Convert the image once and place the first click.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB, or what `image_tensor` made of it on `device`.
             truth: (H, W) int8, 1 object (at least one pixel), 0 background, -1 ignore.
             cfr: the inner loop and the zoom-in.
             rules: when the object ends.
             device: where crops are made and maps are kept.
+            first: the first click, when another session of the same object has placed it.
         """
         self.cfr, self.rules, self.truth = cfr, rules, truth
         self.size: tuple[int, int] = (truth.shape[0], truth.shape[1])
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-        self.image = pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0)
+        self.image = image if isinstance(image, torch.Tensor) else image_tensor(image, device)
         self.probability = torch.zeros(self.size, dtype=torch.float32, device=device)
         self.mask = np.zeros(self.size, bool)
-        self.clicks: list[Click] = [next_click_center(truth, self.mask, [])]
+        self.clicks: list[Click] = [first or next_click_center(truth, self.mask, [])]
         self.ious: list[float] = []
         self.forwards: list[int] = []
         self.rois: list[zoom.Box] = []
         self.done = False
         self.run_ended = False
         self._roi: zoom.Box | None = None
-        self._crop: torch.Tensor | None = None  # the image's crop at this ROI
+        self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI
         self._runs = 0  # runs of the current click
         self._device_mask: torch.Tensor | None = None  # binary mask of the run before, same click
 
-    def next_input(self) -> RunInput:
-        """Decide the ROI anew and cut the input of the next run."""
+    def look(self) -> Look:
+        """Decide the ROI of the next run anew; `cut` makes its input."""
         seen = self.probability if self._roi is not None else None
-        roi = zoom.next_roi(self._roi, seen, self.clicks, self.size, self.cfr)
-        side = self.cfr.crop
-        if self._crop is None or roi != self._roi:
-            self._crop = self._with_mirror(zoom.crop_resize(self.image, roi, side))
-        self._roi = roi
+        self._roi = zoom.next_roi(self._roi, seen, self.clicks, self.size, self.cfr)
+        return Look(self._roi, tuple(self.clicks), self.cfr.crop, self.cfr.flip)
+
+    def cut(self) -> RunInput:
+        """Cut the input of the run that `look` decided."""
+        assert self._roi is not None, "cut() follows look()"
+        roi, side = self._roi, self.cfr.crop
+        if self._crop is None or self._crop[0] != roi:
+            self._crop = (roi, self._with_mirror(zoom.crop_resize(self.image, roi, side)))
         prev_mask = self._with_mirror(zoom.crop_resize(self.probability[None], roi, side))
         clicks = [zoom.scale_click(click, roi, side) for click in self.clicks]
         points = encode(clicks)[None]
@@ -97,7 +126,12 @@ class Session:
             # Mirrored as clicks, not as encoded rows: a click up and left of the crop vanishes, its mirror image need
             # not.
             points = np.concatenate([points, encode([zoom.mirror_click(click, side) for click in clicks])[None]])
-        return RunInput(self._crop, prev_mask, torch.from_numpy(points))
+        return RunInput(self._crop[1], prev_mask, torch.from_numpy(points))
+
+    def next_input(self) -> RunInput:
+        """Decide the ROI anew and cut the input of the next run."""
+        self.look()
+        return self.cut()
 
     def _with_mirror(self, maps: torch.Tensor) -> torch.Tensor:
         """(1, C, S, S) maps followed by their mirror image, when cfr.flip."""
@@ -105,10 +139,19 @@ class Session:
 
     def accept(self, logits: torch.Tensor) -> None:
         """Take the (K, 1, S, S) float32 logits of the run that `next_input` described."""
-        assert self._roi is not None and not self.run_ended, "accept() follows next_input()"
+        self.take(self.paste(logits))
+
+    def paste(self, logits: torch.Tensor) -> torch.Tensor:
+        """(K, 1, S, S) float32 logits of the run that `look` decided as the (H, W) map of the image."""
+        assert self._roi is not None, "paste() follows look()"
         if self.cfr.flip:
             logits = 0.5 * (logits[:1] + logits[1:].flip(3))
-        self.probability = zoom.paste_back(torch.sigmoid(logits), self._roi, self.size)
+        return zoom.paste_back(torch.sigmoid(logits), self._roi, self.size)
+
+    def take(self, probability: torch.Tensor) -> None:
+        """Go on with the (H, W) map of the run that `look` decided; it is kept, never changed."""
+        assert self._roi is not None and not self.run_ended, "take() follows look()"
+        self.probability = probability
         self._runs += 1
         device_mask = self.probability > self.cfr.threshold
         if self._refine_again(device_mask):
@@ -128,12 +171,22 @@ class Session:
 
     def end_click(self) -> None:
         """Measure the click that ended and place the next one, or be done."""
-        assert self.run_ended and self._roi is not None, "end_click() follows the last run of a click"
-        self.ious.append(iou(self.truth, self.mask))
-        self.forwards.append(self._runs)
-        self.rois.append(self._roi)
-        self._runs, self.run_ended = 0, False
+        self._count_click(iou(self.truth, self.mask))
         reached = self.ious[-1] >= self.rules.target_iou and not self.rules.full_curve
         self.done = reached or len(self.clicks) == self.rules.max_clicks
         if not self.done:
             self.clicks.append(next_click_center(self.truth, self.mask, self.clicks))
+
+    def end_click_like(self, other: Session) -> None:
+        """`end_click`, with what `other` found: same object, rules, clicks and mask, and its click has just ended."""
+        self._count_click(other.ious[-1])
+        self.mask, self.done = other.mask, other.done
+        if not self.done:
+            self.clicks.append(other.clicks[-1])
+
+    def _count_click(self, value: float) -> None:
+        assert self.run_ended and self._roi is not None, "end_click() follows the last run of a click"
+        self.ious.append(value)
+        self.forwards.append(self._runs)
+        self.rois.append(self._roi)
+        self._runs, self.run_ended = 0, False

@@ -11,7 +11,7 @@ from pipeline.data.schema import Row, Sample
 from pipeline.errors import BadRow
 from pipeline.evaluate.batch import Network, Target, evaluate_objects
 from pipeline.evaluate.cfr import Session
-from pipeline.evaluate.plan import Item, Place
+from pipeline.evaluate.plan import Chunk, Item, Place
 from pipeline.evaluate.request import Request, cfr_of
 from pipeline.evaluate.results import MASK_CLICKS, Outcome, encode_mask
 
@@ -39,7 +39,7 @@ def evaluate_item(
 
     found = evaluate_objects(
         model,
-        _targets(item, rows, bad),
+        targets(item, rows, bad),
         cfr_of(request, item.setting, item.crop),
         request.rules,
         request.batch_size,
@@ -51,7 +51,7 @@ def evaluate_item(
     return outcomes + bad
 
 
-def _targets(item: Item, rows: Sequence[Row], bad: list[Outcome]) -> Iterator[Target]:
+def targets(item: Chunk, rows: Sequence[Row], bad: list[Outcome]) -> Iterator[Target]:
     """The item's objects, each image decoded once; objects that cannot be used are appended to `bad`."""
     decoded: tuple[int, Sample | BadRow] | None = None
     for place in item.places:

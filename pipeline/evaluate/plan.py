@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pipeline import storage
 from pipeline.data.manifest import load_manifest, read_table
@@ -77,11 +77,12 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Item:
-    """A unit of work.
+class Chunk:
+    """A few objects of one row group.
 
     Attributes:
         name: file name of its part, without suffix; unique in the plan.
+        crop: side of the network's input, of the data set.
     """
 
     name: str
@@ -90,18 +91,29 @@ class Item:
     shard: str
     group: int
     places: list[Place]
-    setting: Setting
     crop: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` is the inverse."""
-        places = [[p.row, p.image_id, p.object_id] for p in self.places]
-        return {**self.__dict__, "places": places, "setting": self.setting.__dict__}
+        return {**self.__dict__, "places": [[p.row, p.image_id, p.object_id] for p in self.places]}
 
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> Item:
-        places = [Place(*p) for p in values["places"]]
-        return Item(**{**values, "places": places, "setting": Setting(**values["setting"])})
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return cls(**{**values, "places": [Place(*p) for p in values["places"]]})
+
+
+@dataclass(frozen=True)
+class Item(Chunk):
+    """A unit of work of an evaluation: a chunk at one setting."""
+
+    setting: Setting
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "setting": self.setting.__dict__}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return super().from_dict({**values, "setting": Setting(**values["setting"])})
 
 
 def is_evaluated(info: ObjectInfo) -> bool:
@@ -143,14 +155,19 @@ def _places(uri: str, shard: str, group: int) -> list[Place]:
 
 def plan(datasets: Sequence[DataSet], settings: Sequence[Setting], batch_size: int) -> Iterator[Item]:
     """Cut every row group's objects into even chunks; settings of a chunk follow one another (its rows stay cached)."""
-    most = max(CHUNK, 4 * batch_size)
+    for chunk in chunks(datasets, max(CHUNK, 4 * batch_size)):
+        for setting in settings:
+            name = f"{chunk.dataset}-{setting.label}-{chunk.name.rsplit('-', 1)[1]}"
+            yield Item(**{**chunk.__dict__, "name": name}, setting=setting)
+
+
+def chunks(datasets: Sequence[DataSet], most: int) -> Iterator[Chunk]:
+    """Cut every row group's objects into even chunks of at most `most`; a chunk's name ends in its number."""
     for data in datasets:
         index = 0
         for shard, group, places in data.groups:
-            for chunk in _even(places, most):
-                for setting in settings:
-                    name = f"{data.name}-{setting.label}-{index:06d}"
-                    yield Item(name, data.name, data.uri, shard, group, chunk, setting, data.crop)
+            for part in _even(places, most):
+                yield Chunk(f"{data.name}-{index:06d}", data.name, data.uri, shard, group, part, data.crop)
                 index += 1
 
 

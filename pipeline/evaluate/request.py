@@ -109,8 +109,18 @@ def check(request: Request) -> Checked:
     """Check a request without starting anything; then claim the output folder for it.
 
     Raises:
-        UserError: bad options, no such data, not a checkpoint, a crop that does not fit the model, or an output folder
-            that holds something else.
+        UserError: as `look_at` and `claim` say.
+    """
+    checked = look_at(request)
+    claim(storage.join(checked.out, IDENTITY), identity(checked), "an evaluation")
+    return checked
+
+
+def look_at(request: Request) -> Checked:
+    """Check a request, and nothing of its output folder.
+
+    Raises:
+        UserError: bad options, no such data, not a checkpoint, a crop that does not fit the model.
     """
     if not request.data:
         raise UserError("--data names nothing to evaluate on. Example: --data grabcut=/data/GrabCut")
@@ -122,9 +132,7 @@ def check(request: Request) -> Checked:
     _, checkpoint = load_model(storage.absolute(request.checkpoint))
     sources = [_source(name, storage.absolute(uri), out, request, checkpoint) for name, uri in request.data]
     settings = [Setting(steps, request.cfr.clicks, request.cfr.adaptive) for steps in request.steps]
-    checked = Checked(request, out, checkpoint, settings, sources)
-    _claim(out, identity(checked))
-    return checked
+    return Checked(request, out, checkpoint, settings, sources)
 
 
 def _source(name: str, uri: str, out: str, request: Request, checkpoint: CheckpointInfo) -> Source:
@@ -172,19 +180,29 @@ def identity(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _claim(out: str, wanted: dict[str, Any]) -> None:
-    uri = storage.join(out, IDENTITY)
+def claim(uri: str, wanted: dict[str, Any], what: str) -> None:
+    """Note in a new output folder what decides its results, or find the same noted there.
+
+    Args:
+        uri: of the note, a file directly in the output folder.
+        what: the folder holds, "an evaluation".
+
+    Raises:
+        UserError: the folder holds something else, or the same with other options.
+    """
+    out = uri.rsplit("/", 1)[0]
+    wanted = json.loads(json.dumps(wanted))
     if storage.exists(uri):
         held = json.loads(storage.read_bytes(uri))
         differing = sorted(k for k in wanted.keys() | held.keys() if held.get(k) != wanted.get(k))
         if differing:
             raise UserError(
-                f"{out} holds an evaluation with another {', '.join(differing)} "
+                f"{out} holds {what} with another {', '.join(differing)} "
                 f"({'; '.join(f'{k}: {_short(held.get(k))} there, {_short(wanted.get(k))} here' for k in differing)}). "
                 f"Choose another --out."
             )
     elif storage.exists(out) and (storage.list_files(out, recursive=False) or storage.list_folders(out)):
-        raise UserError(f"{out} holds something that is not an evaluation. Choose another --out.")
+        raise UserError(f"{out} holds something that is not {what}. Choose another --out.")
     else:
         storage.write_bytes(uri, json.dumps(wanted, indent=1).encode())
 

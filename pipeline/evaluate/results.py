@@ -182,6 +182,22 @@ def reasons(rejected: pa.Table, dataset: str) -> dict[str, int]:
     return dict(Counter(row["reason"] for row in rejected.to_pylist() if row["dataset"] == dataset))
 
 
+def check_bad(data: DataSet, rejected: pa.Table, rules: Eval) -> None:
+    """Whether few enough objects of a data set were set aside.
+
+    Raises:
+        UserError: saying how many, and why.
+    """
+    found = reasons(rejected, data.name)
+    bad = sum(found.values())
+    if bad > rules.max_bad_fraction * data.objects:
+        raise UserError(
+            f"{bad} of {data.objects} objects of {data.name} cannot be used "
+            f"({', '.join(f'{reason}: {n}' for reason, n in found.items())}); they are listed in rejected.parquet. "
+            f"Mend them, or allow more with --max-bad-fraction."
+        )
+
+
 def figures(objects: pa.Table, data: DataSet, setting: Setting, rules: Eval) -> dict[str, Any]:
     """The summary entry of one data set and setting; without objects only their number, 0.
 

@@ -31,7 +31,7 @@ def _style(index: int) -> dict[str, Any]:
     }
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def panels(count: int) -> tuple[Figure, list[Axes]]:
     """A figure with `count` axes, at most COLUMNS side by side."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
@@ -71,7 +71,7 @@ def iou_curves(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     datasets = _datasets(results)
     if not datasets:
         return None
-    figure, axes = _panels(len(datasets))
+    figure, axes = panels(len(datasets))
     for ax, (name, rows) in zip(axes, datasets.items(), strict=True):
         for i, row in enumerate(rows):
             curve = row["mean_iou"]
@@ -98,7 +98,7 @@ def noc_histogram(
     datasets = _datasets(results)
     if not datasets:
         return None
-    figure, axes = _panels(len(datasets))
+    figure, axes = panels(len(datasets))
     bins = np.arange(1, max_clicks + 2)
     for ax, (name, rows) in zip(axes, datasets.items(), strict=True):
         width = 0.84 / len(rows)
@@ -132,7 +132,7 @@ def cost_of_refinement(results: Sequence[Mapping[str, Any]], level: int = 90) ->
     datasets = {name: rows for name, rows in datasets.items() if len(rows) > 1}
     if not datasets:
         return None
-    figure, (ax,) = _panels(1)
+    figure, (ax,) = panels(1)
     for i, (name, rows) in enumerate(datasets.items()):
         rows = sorted(rows, key=lambda row: row["seconds_per_click"])
         seconds, clicks = [row["seconds_per_click"] for row in rows], [row["noc"][key] for row in rows]
@@ -165,7 +165,7 @@ def learning_curves(rows: Iterable[Mapping[str, float]]) -> Figure:
     groups = [("loss", [n for n in names if n == "train/loss"]), ("NoC", [n for n in names if n.startswith("val/noc")])]
     groups.append(("IoU", [n for n in names if n.startswith(("val/iou", "val/mean_iou"))]))
     groups = [group for group in groups if group[1]]
-    figure, axes = _panels(max(1, len(groups)))
+    figure, axes = panels(max(1, len(groups)))
     for ax, (label, members) in zip(axes, groups, strict=False):
         for i, name in enumerate(members):
             points = [(row["step"], row[name]) for row in rows if name in row]

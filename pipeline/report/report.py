@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,14 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluate.metrics import IOU_AT, IOU_LEVELS, hold
 from pipeline.report import plots
-from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table
 from pipeline.report.claims import CLAIMS, TOLERANCE, compare
 from pipeline.report.compared import compared_blocks
+from pipeline.report.pages import header, plot, write_pages
 from pipeline.report.settings import dataset_rows, setting_name, setting_of
 
 __all__ = ["ObjectPicture", "pick_objects", "setting_name", "write_report"]
 
-FIGURES = "report-figures"
 JPEG_QUALITY = 88
 ABSENT = "–"
 
@@ -100,13 +99,12 @@ def write_report(
     Returns:
         The files written: report.md, report.html and the pictures of report.md.
     """
-    out = Path(out)
     name = summary["checkpoint"]["uri"].rstrip("/").rsplit("/", 1)[-1]
     title = f"Evaluation of {name}"
     blocks: list[Block] = [
         Heading(title, 1),
         Paragraph(_scope(summary)),
-        _header(summary),
+        header(summary),
         Facts(sorted((k, str(v)) for k, v in summary["options"].items()), title="Options of the evaluation"),
         Heading("Results"),
         _results(summary["results"]),
@@ -120,15 +118,7 @@ def write_report(
         Heading("Images and objects set aside"),
         *_rejected(summary),
     ]
-    files = {
-        out / "report.md": to_markdown(blocks, FIGURES).encode(),
-        out / "report.html": to_html(blocks, title).encode(),
-    }
-    files |= {out / FIGURES / block.name: block.data for block in blocks if isinstance(block, Picture)}
-    for path, data in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return list(files)
+    return write_pages(out, title, blocks)
 
 
 def _scope(summary: Mapping[str, Any]) -> str:
@@ -138,33 +128,6 @@ def _scope(summary: Mapping[str, Any]) -> str:
     settings = list(dict.fromkeys(setting_name(*setting_of(row)) for row in results))
     sets = "1 data set" if len(objects) == 1 else f"{len(objects)} data sets"
     return f"{sum(objects.values())} objects of {sets} ({', '.join(objects)}), with {', '.join(settings)}."
-
-
-def _header(summary: Mapping[str, Any]) -> Facts:
-    checkpoint, environment = summary["checkpoint"], summary.get("environment", {})
-    commit = environment.get("git_commit")
-    machine = [f"{environment['cpus']} CPUs"] if "cpus" in environment else []
-    machine += environment.get("gpus", [])
-    versions = {"python": environment.get("python"), **environment.get("versions", {})}
-    rows = [
-        ("Checkpoint", checkpoint["uri"]),
-        ("SHA-256", checkpoint["sha256"]),
-        ("Format", {"cfr-icl": "this project's", "published": "published .pth"}[checkpoint["format"]]),
-        ("Recipe", checkpoint.get("recipe")),
-        ("Training step", checkpoint.get("step")),
-        ("Training run", checkpoint.get("mlflow_run")),
-        ("Command", summary.get("command")),
-        ("Date", summary.get("date")),
-        (
-            "Commit",
-            f"{commit}{' with uncommitted changes' if environment.get('git_dirty') else ''}" if commit else None,
-        ),
-        ("MLflow run", summary.get("mlflow_run")),
-        ("Machine", ", ".join(machine)),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
-    ]
-    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
-    return Facts(shown, frozenset({"Checkpoint", "SHA-256", "Command", "Training run", "MLflow run"}))
 
 
 def _number(value: float | None, form: str) -> str:
@@ -226,9 +189,7 @@ def _plots(summary: Mapping[str, Any], objects: pa.Table) -> list[Block]:
     blocks: list[Block] = [Heading("Plots")]
     for name, caption, make in made:
         if (figure := make()) is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
-            blocks.append(Picture(name, buffer.getvalue(), caption))
+            blocks.append(plot(figure, name, caption))
     return blocks
 
 

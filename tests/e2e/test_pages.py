@@ -14,8 +14,10 @@ import pytest
 from pipeline import config
 from pipeline.report.plots import learning_curves
 from pipeline.report.report import write_report
+from pipeline.report.sweep_report import write_sweep_report
 from pipeline.report.tracking import open_run
 from tests.report_example import HOSTILE, objects_table, pictures_of, summary_of
+from tests.sweep_example import sweep_summary
 
 from .conftest import MlflowServer
 
@@ -50,6 +52,19 @@ def test_report_page(browser: Any, tmp_path: Path) -> None:
     text = wait_for_text(browser, "Results", "Plots", "Worst objects", "Typical objects", "Published figures")
     assert HOSTILE in text
     assert browser.driver.title == "Evaluation of tiny_run"  # the script in a file name did not run
+    look_at(browser, tmp_path)
+
+
+def test_sweep_page(browser: Any, tmp_path: Path) -> None:
+    write_sweep_report(tmp_path, sweep_summary())
+    browser.open(tmp_path / "report.html")
+    text = wait_for_text(browser, "Settings worth using at each cost", "What mattered", "All trials", "Failed trials")
+    assert HOSTILE in text and browser.driver.title == "Sweep over CFR settings"
+    look_at(browser, tmp_path)
+
+
+def look_at(browser: Any, folder: Path) -> None:
+    """The page is whole, asks for nothing, and fits a desktop and a phone in both colour schemes."""
     broken = "return [...document.images].filter(i => !i.complete || i.naturalWidth < 50).length"
     assert browser.driver.execute_script(broken) == 0
     requests = "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
@@ -58,7 +73,7 @@ def test_report_page(browser: Any, tmp_path: Path) -> None:
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         for width in (1400, 600):
-            picture = browser.screenshot(tmp_path / f"{scheme}-{width}.png", width)
+            picture = browser.screenshot(folder / f"{scheme}-{width}.png", width)
             wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert browser.driver.execute_script(wider) <= 0  # tables and strips scroll in their own boxes
             pixels = cv2.imread(str(picture))

@@ -17,6 +17,7 @@ from pipeline.config import Cfr, Eval
 from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects
 from pipeline.evaluate.cfr import Session
 from pipeline.evaluate.metrics import IOU_LEVELS, noc, summarize
+from pipeline.evaluate.shared import evaluate_shared
 from pipeline.evaluate.zoom import Box
 from pipeline.model.checkpoints import load_model
 
@@ -51,17 +52,26 @@ def target(golden: Path, image: str) -> Target:
     return Target(image, picture, np.select([mask == 128, mask == 255], [-1, 1], 0).astype(np.int8))
 
 
-def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None) -> Run:
-    """Evaluate the first `only` objects of a recorded setting (default all)."""
+def recorded_setting(golden: Path, name: str) -> tuple[dict[str, Any], Cfr]:
+    """What was recorded of a setting, and the setting."""
     recorded = next(s for s in evaluation(golden)["settings"] if s["name"] == name)
     assert evaluation(golden)["flip"] is True
-    cfr = Cfr(
+    return recorded, Cfr(
         steps=recorded["cf_n"],
         clicks=recorded["cascade_clicks"],
         adaptive=recorded["adaptive"],
         crop=recorded["target_size"][0],
     )
-    rules = Eval(max_clicks=evaluation(golden)["max_clicks"], target_iou=evaluation(golden)["target_iou"])
+
+
+def recorded_rules(golden: Path) -> Eval:
+    return Eval(max_clicks=evaluation(golden)["max_clicks"], target_iou=evaluation(golden)["target_iou"])
+
+
+def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None) -> Run:
+    """Evaluate the first `only` objects of a recorded setting (default all)."""
+    recorded, cfr = recorded_setting(golden, name)
+    rules = recorded_rules(golden)
     maps: dict[str, list[tuple[float, int]]] = {}
 
     def note(key: str, session: Session) -> None:
@@ -116,6 +126,25 @@ def test_in_batches(golden: Path) -> None:
     run = evaluate(golden, "cf1", batch_size=3, only=7)
     assert len(run.found) == 7
     compare(run)
+
+
+def test_settings_together(golden: Path) -> None:
+    """All settings of one crop at once, sharing forward passes."""
+    settings = {name: recorded_setting(golden, name) for name in ("cf0", "cf1", "cf4", "acf4", "cf2_20")}
+    asked = {name: cfr for name, (_, cfr) in settings.items()}
+    maps: dict[str, dict[str, list[tuple[float, int]]]] = {name: {} for name in settings}
+
+    def note(key: tuple[str, str], session: Session) -> None:
+        image, name = key
+        maps[name].setdefault(image, []).append((float(session.probability.mean()), int(session.mask.sum())))
+
+    targets = [target(golden, result["image"]) for result in settings["cf0"][0]["results"][:2]]
+    found = list(evaluate_shared(model(golden), targets, asked, recorded_rules(golden), observe=note))
+    for name, (recorded, _) in settings.items():
+        results = {one.key: result for one in found if (result := one.settings[name].result)}
+        assert len(results) == 2
+        compare(Run(recorded, results, maps[name]))
+    assert sum(one.computed for one in found) < sum(one.separate for one in found)
 
 
 def test_thresholds(golden: Path) -> None:

@@ -34,8 +34,10 @@ RAY_MODULES = [
     "pipeline.data.stream",
     "pipeline.train.launch",
     "pipeline.train.loop",
-    "pipeline.tune.sweep",
+    "pipeline.tune.search",
+    "pipeline.tune.cfr_sweep",
     "pipeline.evaluate.job",
+    "pipeline.evaluate.pool",
 ]
 NUMPY_SIDE = ["pipeline.data", "pipeline.augment", "pipeline.clicks"]
 TORCH_MODULES = ["torch", "torchvision", "timm", "pipeline.model", "pipeline.clicks.disks"]
@@ -207,7 +209,7 @@ def test_a_package_is_as_low_as_its_lowest_module() -> None:
             "pipeline.evaluate.job",
             "from pipeline.data import shards\nfrom pipeline.model.checkpoints import load_model",
         ),
-        ("pipeline.tune.sweep", "from pipeline.train import loop\nfrom pipeline.report import tracking"),
+        ("pipeline.tune.cfr_sweep", "from pipeline.train import loop\nfrom pipeline.report import tracking"),
         ("jobs.train", "from pipeline.train import loop\nfrom pipeline import runtime"),
     ],
 )

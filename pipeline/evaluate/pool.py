@@ -1,0 +1,159 @@
+"""A pool of inference actors on the cluster: what evaluations and sweeps over CFR settings have in common."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import ray.data
+import torch
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+
+from pipeline import runtime
+from pipeline.config import Eval
+from pipeline.data.manifest import read_group
+from pipeline.data.readers import open_reader
+from pipeline.data.schema import Row
+from pipeline.data.shards import write_shards
+from pipeline.errors import UserError
+from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
+from pipeline.evaluate.request import SPLIT, Checked, Request, Source
+from pipeline.model.checkpoints import load_model
+
+T = TypeVar("T")
+
+# Ray's default is for ever, for both:
+RETRIES = 2  # a piece of work that kills its actor is tried three times, then the round fails
+RESTARTS = 10  # an actor may be lost with its machine some times, but one that cannot start must end the job
+ROUNDS = 2  # rounds one after the other that bring nothing new, after which the job fails
+LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+
+
+class InferenceActor(ABC):
+    """Holds the model and the row group at hand; what it does with them is its `__call__`."""
+
+    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int) -> None:
+        self.device = "cuda" if gpu else "cpu"
+        self.threads = max(1, len(os.sched_getaffinity(0)) // actors_on_node)
+        torch.set_num_threads(self.threads)
+        self.model, info = load_model(uri, self.device)
+        if info.sha256 != sha256:
+            raise UserError(f"{uri} was changed while it was being evaluated.")
+        self.group: tuple[tuple[str, str, int], list[Row]] | None = None
+
+    @abstractmethod
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Carry out one piece of work, given as columns of length 1."""
+
+    def rows(self, chunk: Chunk) -> list[Row]:
+        """The chunk's row group; chunks of one group follow one another, so the last one is kept."""
+        print(f"evaluating {chunk.name}", flush=True)  # the worker's log then names a chunk that kills its actor
+        key = (chunk.uri, chunk.shard, chunk.group)
+        if self.group is None or self.group[0] != key:
+            self.group = (key, read_group(chunk.uri, chunk.shard, chunk.group))
+        return self.group[1]
+
+
+def actors_for(rules: Eval, what: str) -> int:
+    """The number of actors, once it is certain that the cluster can hold them.
+
+    Raises:
+        UserError: it cannot.
+    """
+    free = ray.available_resources()
+    wanted = rules.actors or (int(free.get("GPU", 0)) if rules.gpu else int(free.get("CPU", 0)) // 2) or 1
+    runtime.require(wanted, wanted if rules.gpu else 0, f"{what} with {wanted} actors")
+    return wanted
+
+
+def prepared(checked: Checked) -> list[DataSet]:
+    """List the objects of a request's data sets, once all machines see them; a raw folder becomes shards in the output.
+
+    Raises:
+        UserError: a machine that does not see a path, a damaged data set, too many bad rows.
+    """
+    runtime.check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
+    return [_prepared(source, checked.request) for source in checked.sources]
+
+
+def _prepared(source: Source, request: Request) -> DataSet:
+    if source.layout:
+        split = SPLIT.get(source.layout, "")
+        reader = open_reader(source.layout, source.uri, split)
+        write_shards(reader, source.shards, split, name=source.name, max_bad_fraction=request.rules.max_bad_fraction)
+    return open_dataset(source.name, source.shards, source.crop, request.limit)
+
+
+def in_rounds(missing: Callable[[], list[T]], run: Callable[[list[T]], None]) -> None:
+    """Carry out work until nothing is missing, through the loss of actors and machines.
+
+    The engine's own retries are few, as it cannot tell work that kills its actor from a machine that goes away: when
+    machines are lost one after the other, a round may fail. The next one does what is missing then.
+
+    Args:
+        missing: the work whose results are not on storage.
+        run: carries it out.
+
+    Raises:
+        UserError: what made an actor fail to start.
+        One of LOST: `ROUNDS` rounds brought nothing new.
+    """
+    without_progress = 0
+    left = missing()
+    while left:
+        try:
+            run(left)
+            return
+        except LOST as error:
+            if (mistake := runtime.user_error_in(error)) is not None:
+                raise mistake from error
+            before, left = len(left), missing()
+            without_progress = without_progress + 1 if len(left) == before else 0
+            if without_progress == ROUNDS:
+                raise
+            print(f"lost a process or a machine ({type(error).__name__}); the rest goes on", flush=True)
+
+
+def through_actors(
+    kind: type[InferenceActor], arguments: Sequence[Any], todo: Sequence[dict[str, Any]], checked: Checked, actors: int
+) -> Iterator[dict[str, Any]]:
+    """Carry out work in a pool of actors, yielding what each call returns as soon as it is there.
+
+    Args:
+        kind: its `__call__` takes one of `todo` as a batch of one; its constructor takes what `InferenceActor`'s does,
+            then `arguments`.
+        actors: the most at once.
+    """
+    rules = checked.request.rules
+    actors = min(actors, len(todo))
+    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
+    dataset = ray.data.from_items(list(todo), override_num_blocks=len(todo))
+    context = dataset.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates passing remote arguments by keyword, but has no other way for these two.
+        warnings.filterwarnings("ignore", "`ray_remote_args`")
+        finished = dataset.map_batches(
+            kind,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            fn_constructor_args=(
+                checked.checkpoint.uri,
+                checked.checkpoint.sha256,
+                rules.gpu,
+                math.ceil(actors / nodes),
+                *arguments,
+            ),
+            num_cpus=1,
+            num_gpus=1 if rules.gpu else 0,
+            max_restarts=RESTARTS,
+            max_task_retries=RETRIES,
+        )
+    yield from finished.iter_rows()

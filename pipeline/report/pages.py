@@ -1,0 +1,67 @@
+"""What reports have in common: the facts at the top, and the files they are written to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pipeline.report.blocks import Block, Facts, Picture, to_html, to_markdown
+
+FIGURES = "report-figures"
+
+
+def write_pages(out: str | Path, title: str, blocks: Sequence[Block]) -> list[Path]:
+    """Write a report into a local folder: report.md with its pictures beside it, and report.html in one file.
+
+    Returns:
+        The files written.
+    """
+    out = Path(out)
+    files = {
+        out / "report.md": to_markdown(blocks, FIGURES).encode(),
+        out / "report.html": to_html(blocks, title).encode(),
+    }
+    files |= {out / FIGURES / block.name: block.data for block in blocks if isinstance(block, Picture)}
+    for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return list(files)
+
+
+def plot(figure: Figure, name: str, caption: str) -> Picture:
+    """A figure as a picture of a report."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Picture(name, buffer.getvalue(), caption)
+
+
+def header(summary: Mapping[str, Any]) -> Facts:
+    """What was looked at, how, when and with what."""
+    checkpoint, environment = summary["checkpoint"], summary.get("environment", {})
+    commit = environment.get("git_commit")
+    machine = [f"{environment['cpus']} CPUs"] if "cpus" in environment else []
+    machine += environment.get("gpus", [])
+    versions = {"python": environment.get("python"), **environment.get("versions", {})}
+    rows = [
+        ("Checkpoint", checkpoint["uri"]),
+        ("SHA-256", checkpoint["sha256"]),
+        ("Format", {"cfr-icl": "this project's", "published": "published .pth"}[checkpoint["format"]]),
+        ("Recipe", checkpoint.get("recipe")),
+        ("Training step", checkpoint.get("step")),
+        ("Training run", checkpoint.get("mlflow_run")),
+        ("Command", summary.get("command")),
+        ("Date", summary.get("date")),
+        (
+            "Commit",
+            f"{commit}{' with uncommitted changes' if environment.get('git_dirty') else ''}" if commit else None,
+        ),
+        ("MLflow run", summary.get("mlflow_run")),
+        ("Machine", ", ".join(machine)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
+    ]
+    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
+    return Facts(shown, frozenset({"Checkpoint", "SHA-256", "Command", "Training run", "MLflow run"}))

@@ -1,0 +1,51 @@
+"""What a sweep comes to: the front, the settings worth their cost, what mattered, the best setting.
+
+`summary_of` is the same for both kinds of sweep; a kind adds what only it knows (data, forward passes, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.tune.best import setting_file
+from pipeline.tune.matter import spreads
+from pipeline.tune.spaces import Space
+from pipeline.tune.trials import Difference, Objective, Trial, best, front, split, worth_using
+
+
+def summary_of(
+    trials: Sequence[Trial], space: Space, objectives: Sequence[Objective], difference: Difference, sweep: str
+) -> dict[str, Any]:
+    """The parts of a sweep's summary.json that come from its trials; plain values.
+
+    Args:
+        difference: of the first quality among the objectives.
+        sweep: URI of the sweep, noted in the settings' files.
+    """
+    quality, cost = split(objectives)
+    steps = worth_using(trials, quality, cost, difference) if quality and cost else []
+    chosen = best(trials, objectives, difference)
+    return {
+        "kind": space.kind,
+        "space": space.to_dict(),
+        "base": {name: space.base[name] for name in space.dimensions if name in space.base},
+        "objectives": [o.name for o in objectives],
+        "trials": [trial.to_dict() for trial in trials],
+        "front": [trial.id for trial in front(trials, objectives)],
+        "worth": [
+            {
+                "trial": step.trial.id,
+                "against": None if step.against is None else step.against.id,
+                "change": step.change,
+                "worth": step.worth,
+            }
+            for step in steps
+        ],
+        "spreads": {
+            o.name: [asdict(s) for s in spreads(trials, space.searched, objectives, i)]
+            for i, o in enumerate(objectives)
+        },
+        "best": None if chosen is None else setting_file(chosen[0], chosen[1], space, objectives, sweep),
+    }

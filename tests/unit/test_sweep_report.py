@@ -1,0 +1,68 @@
+"""The report of a sweep: what it says, and plots that show what they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib import pyplot, rcParams
+
+from pipeline.report import sweep_plots
+from pipeline.report.sweep_report import describe_setting, write_sweep_report
+from pipeline.tune.trials import OBJECTIVES
+from tests.sweep_example import OBJECTIVES_, SPACE, sweep_summary, sweep_trials
+
+
+def test_the_report_says_what_was_found(tmp_path: Path) -> None:
+    summary = sweep_summary()
+    files = write_sweep_report(tmp_path, summary)
+    names = {"pareto.png", "importances.png", "parallel-noc90.png", "parallel-passes.png"}
+    assert {f.name for f in files} == names | {"report.md", "report.html"}
+    text = (tmp_path / "report.md").read_text()
+    for words in ("24 trials (23 done, 1 failed)", "6000 forward passes were computed", "8000: 25.0% were saved"):
+        assert words in text
+    best = summary["trials"][summary["best"]["trial"]]
+    assert f"Trial \\#{best['id']}." in text
+    for step in summary["worth"]:
+        assert f"\\#{step['trial']} |" in text
+    assert sum(step["worth"] for step in summary["worth"]) >= 2
+    assert summary["spreads"]["noc90"][0]["name"] == "cfr.steps"
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page and "document.title" in page  # the hostile error is shown, not run
+
+
+def test_without_a_done_trial_there_is_still_a_report(tmp_path: Path) -> None:
+    summary = sweep_summary()
+    failed = {**summary["trials"][-1], "id": 0}
+    empty = {"trials": [failed], "front": [], "worth": [], "best": None, "spreads": {"noc90": [], "passes": []}}
+    write_sweep_report(tmp_path, {**summary, **empty})
+    text = (tmp_path / "report.md").read_text()
+    assert "1 trials (1 failed)" in text and "Failed trials" in text and "best.json" not in text.split("## How")[0]
+
+
+def test_settings_in_words() -> None:
+    base = {"cfr.steps": 0, "cfr.flip": True, "cfr.threshold": 0.49}
+    assert describe_setting(base, base) == "as published"
+    assert describe_setting({**base, "cfr.steps": 2, "cfr.flip": False}, base) == "steps 2, flip false"
+    assert describe_setting({"loss.weights": (1.0, 2.0)}, {}) == "weights [1, 2]"
+
+
+def test_plots_leave_no_trace_in_pyplot() -> None:
+    before, trials = dict(rcParams), sweep_trials()
+    figure = sweep_plots.parallel_plot(trials, SPACE.searched, OBJECTIVES_, 0)
+    assert figure is not None and len(figure.axes[0].collections[0].get_segments()) == 23  # type: ignore[attr-defined]
+    assert sweep_plots.importance_plot(trials, SPACE.searched, OBJECTIVES_) is not None
+    assert pyplot.get_fignums() == [] and dict(rcParams) == before
+    assert sweep_plots.parallel_plot(trials[:1], SPACE.searched, OBJECTIVES_, 0) is None
+    assert sweep_plots.importance_plot(trials[:3], SPACE.searched, OBJECTIVES_) is None
+
+
+def test_pareto_plot_joins_the_front() -> None:
+    trials, summary = sweep_trials(), sweep_summary()
+    front = [step["trial"] for step in summary["worth"]]
+    noc, passes = OBJECTIVES["noc90"], OBJECTIVES["passes"]
+    figure = sweep_plots.pareto_plot(trials, passes, noc, front, front[:1])
+    assert figure is not None
+    (line,) = figure.axes[0].lines
+    drawn = sorted((trials[i].metrics["passes"], trials[i].metrics["noc90"]) for i in front)
+    assert [tuple(p) for p in line.get_xydata().tolist()] == drawn  # type: ignore[union-attr]
+    assert sweep_plots.pareto_plot(trials[-1:], passes, noc, [], []) is None
