@@ -85,13 +85,11 @@ launch() {
     echo $! >"$FOLDER/pids/$part"
 }
 
-# Each node has an address, a temporary folder and a core of its own, as on machines of their own: with all cores each,
-# the nodes' training workers would take each other's time.
+# Each node has an address and a temporary folder of its own, as on machines of their own.
 launch_node() {
-    local part=$1 address=$2 cpus=$3 core
+    local part=$1 address=$2 cpus=$3
     shift 3
-    core=$((${address##*.} % $(nproc)))
-    launch "$part" taskset --cpu-list "$core" "$(dirname "$PYTHON")/ray" start --block --node-ip-address "$address" --num-cpus "$cpus" \
+    launch "$part" "$(dirname "$PYTHON")/ray" start --block --node-ip-address "$address" --num-cpus "$cpus" \
         --object-store-memory "${OBJECT_STORE_BYTES:-300000000}" --temp-dir "$TEMP/$part" --labels "local/node=$part" \
         --dashboard-agent-listen-port 0 --disable-usage-stats --log-color false "$@"
 }

@@ -183,6 +183,7 @@ class Train:
     """ddp: every worker holds the whole model; fsdp: weights, gradients and moments are cut among the workers."""
     gpu: bool = False  # Give each worker one GPU
     cpus_per_worker: float = 1.0
+    threads: int = 0  # Of a worker without a GPU; 0: an equal share of the cores that its machine's workers may use
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast of the forward passes; the loss stays in float32."""
     log_every: int = 20
@@ -207,8 +208,8 @@ class Train:
             0 <= self.min_workers <= self.workers,
             f"train.min_workers must be between 0 and train.workers ({self.workers}), got {self.min_workers}.",
         )
-        check(self.wait_for_workers >= 0, f"train.wait_for_workers must be >= 0, got {self.wait_for_workers}.")
-        check(self.explode_factor >= 0, f"train.explode_factor must be >= 0, got {self.explode_factor}.")
+        for name in ("wait_for_workers", "explode_factor", "threads"):
+            check(getattr(self, name) >= 0, f"train.{name} must be >= 0, got {getattr(self, name)}.")
 
     def micro_batch(self, world: int) -> int:
         """Samples of one forward pass on one of `world` workers.

@@ -62,7 +62,8 @@ def _train(run: config.TrainConfig, job: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+        shared = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+        torch.set_num_threads(run.train.threads or shared)
 
     latest = broadcast_from_rank_zero((complete_checkpoints(run.out) or [None])[-1])
     state, wrapped = _initial_state(run, device, world, job["mlflow_run"], start="" if latest else run.model.start)

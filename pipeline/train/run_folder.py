@@ -25,6 +25,7 @@ FREE = (
     "train.parallel",
     "train.gpu",
     "train.cpus_per_worker",
+    "train.threads",
     "train.log_every",
     "train.val_every",
     "train.val_objects",

@@ -28,7 +28,7 @@ SMALL = [
     *("--data.crop", "64", "--data.min-object-area", "20", "--data.chunk", "8", "--cfr.crop", "64"),
     *("--model.train-size", "64", "--model.dim", "48", "--train.batch", "4", "--train.log-every", "5"),
     *("--train.steps", str(STEPS), "--train.checkpoint-every", str(EVERY), "--train.val-objects", "2"),
-    *("--train.workers", "2", "--train.cpus-per-worker", "2", "--eval.max-clicks", "3"),
+    *("--train.workers", "2", "--train.cpus-per-worker", "2", "--train.threads", "1", "--eval.max-clicks", "3"),
 ]
 UNTRACKED = ("--tracking.no-enabled",)
 

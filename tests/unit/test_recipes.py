@@ -75,6 +75,7 @@ OPERATION += ("model.activation_checkpointing", "eval.actors", "eval.gpu", "eval
 OPERATION += ("train.workers", "train.gpu", "train.cpus_per_worker", "train.log_every", "train.val_every")
 OPERATION += ("train.val_objects", "train.checkpoint_every", "train.keep", "train.max_failures")
 OPERATION += ("train.min_workers", "train.parallel", "train.wait_for_workers", "train.explode_factor")
+OPERATION += ("train.threads",)
 
 _SHAPE = ("model.patch", "model.dim", "model.depth", "model.heads", "model.neck_dims", "model.head_dim")
 MODELS: dict[str, dict[str, Any]] = {
