@@ -19,8 +19,8 @@ from pipeline import config, config_io, runtime, storage
 from pipeline.credentials import mask_uris
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError, did_you_mean
-from pipeline.evaluate.validate import validate, validation_rows
-from pipeline.model.segmenter import ClickSegmenter, check_crop
+from pipeline.evaluate.validate import validate_share
+from pipeline.model.segmenter import check_crop
 from pipeline.model.start import is_uri, new_model
 from pipeline.report.tracking import resolve_tracking
 from pipeline.train.launch import fit
@@ -29,49 +29,54 @@ from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune.best import read_setting
 
 
-def parse(args: list[str]) -> config.TrainConfig:
-    """A recipe's config, over it the setting of --config, over that the command line; paths made absolute."""
+def recipe_and_start(args: list[str], doc: str) -> tuple[str, config.TrainConfig, list[str]]:
+    """The recipe that a command line names, its config with the setting of --config, and the other words.
+
+    Raises:
+        UserError: no such recipe, or a file that is no setting.
+    """
     known = ", ".join(RECIPES)
     if not args or args[0] in ("-h", "--help"):
-        print(f"{__doc__}\nRecipes: {known}", file=sys.stderr if not args else sys.stdout)
+        print(f"{doc}\nRecipes: {known}", file=sys.stderr if not args else sys.stdout)
         sys.exit(0 if args else 2)
     if args[0] not in RECIPES:
         raise UserError(f"There is no recipe {args[0]!r}.{did_you_mean(args[0], RECIPES)} Recipes: {known}.")
-    import tyro
-
-    recipe = RECIPES[args[0]]
-    start = recipe()
+    start = RECIPES[args[0]]()
     file, words = config_flag(args[1:]), without_config(args[1:])
     if file is not None:
         setting = read_setting(storage.absolute(file), "icl", config_io.flatten(start))
         start = config_io.replace(start, **setting)
-    run: config.TrainConfig = tyro.cli(
-        config.TrainConfig,
-        prog=f"jobs.train {args[0]}",
-        description=recipe.__doc__,
-        default=start,
-        args=words,
-    )
+    return args[0], start, words
+
+
+def completed(run: config.TrainConfig, recipe: str) -> config.TrainConfig:
+    """A parsed config with its paths made absolute.
+
+    Raises:
+        UserError: an option without which nothing can be trained.
+    """
     for name in ("out", "data.train"):
         if not config_io.flatten(run)[name]:
             raise UserError(
                 f"--{name} is missing: say where {'to write the run' if name == 'out' else 'the shards are'}."
             )
-    if args[0] in STARTS and not run.model.start:
-        raise UserError(f"Recipe {args[0]} starts from {STARTS[args[0]]}: say where it is with --model.start URI.")
+    if recipe in STARTS and not run.model.start:
+        raise UserError(f"Recipe {recipe} starts from {STARTS[recipe]}: say where it is with --model.start URI.")
     given = {n: config_io.flatten(run)[n] for n in ("out", "data.train", "data.val", "model.start")}
     uris = {n: storage.absolute(v) for n, v in given.items() if v and (n != "model.start" or is_uri(v))}
     return config_io.replace(run, **uris)
 
 
-def validate_share(
-    model: ClickSegmenter, rank: int, world: int, run: config.TrainConfig
-) -> tuple[int, dict[str, float]]:
-    """One rank's share of the validation objects: their number and mean metrics (`pipeline.train.loop.Validate`)."""
-    rows = validation_rows(run.data.val, run.train.val_objects)[rank::world]
-    share = -(-run.train.val_objects // world)
-    scores = validate(model, rows, config_io.replace(run, **{"train.val_objects": share}))
-    return int(scores.pop("objects")), scores
+def parse(args: list[str]) -> config.TrainConfig:
+    """A recipe's config, over it the setting of --config, over that the command line; paths made absolute."""
+    recipe, start, words = recipe_and_start(args, __doc__ or "")
+    import tyro
+
+    about = RECIPES[recipe].__doc__
+    run: config.TrainConfig = tyro.cli(
+        config.TrainConfig, prog=f"jobs.train {recipe}", description=about, default=start, args=words
+    )
+    return completed(run, recipe)
 
 
 def job(args: list[str]) -> None:
@@ -95,7 +100,7 @@ def job(args: list[str]) -> None:
     with TrainingLog(run, first) as log:
         # Workers need no way to MLflow, and Ray shows what they were given.
         run = config_io.replace(run, **{"tracking.uri": mask_uris(run.tracking.uri)})
-        done = fit(run, partial(validate_share, run=run) if run.data.val else None, log.on_event, log.run_id)
+        done = fit(run, partial(validate_share, cfg=run) if run.data.val else None, log.on_event, log.run_id)
         if not done:
             print(f"stopped: {run.out} is saved, and the same command continues it", flush=True)
             raise SystemExit(runtime.STOPPED)

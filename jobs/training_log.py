@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,8 +22,19 @@ from pipeline.train.run_folder import MetricsFile
 class TrainingLog:
     """Context of a run: one MLflow run however often the training is continued."""
 
-    def __init__(self, run: config.TrainConfig, first_step: int) -> None:
+    def __init__(
+        self,
+        run: config.TrainConfig,
+        first_step: int,
+        kind: Literal["train", "tune"] = "train",
+        out: str = "",
+        tags: Mapping[str, str] | None = None,
+        parent: str | None = None,
+    ) -> None:
+        """Args, of a sweep's trial: the folder that its MLflow run belongs to, tags, and the sweep's MLflow run."""
         self.run = run
+        self.about: dict[str, Any] = {"kind": kind, "out": out or run.out, "parent": parent}
+        self.about["tags"] = {"recipe": run.recipe, **(tags or {})}
         self.metrics = MetricsFile(run.out, first_step)
         self.progress = runtime.Progress("training", run.total_steps, "steps", done=first_step)
 
@@ -30,11 +42,9 @@ class TrainingLog:
         run = self.run
         self.tracked = open_run(
             run.tracking,
-            kind="train",
             name=run.tracking.name or f"{run.recipe} {run.out.rsplit('/', 1)[-1]}",
             params=config_io.flatten(run),
-            tags={"recipe": run.recipe},
-            out=run.out,
+            **self.about,
         )
         self.tracked.text(json.dumps(config_io.to_dict(run), indent=1), "config.json")
         return self

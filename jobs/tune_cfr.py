@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.flags import joined
-from jobs.tune_log import print_front, tracked
+from jobs.tune_cfr_log import print_passes, tracked_cfr
 from pipeline import runtime
 from pipeline.config import Eval, Tracking
 from pipeline.evaluate.request import Request, parse_data
@@ -91,9 +91,9 @@ def job(args: list[str]) -> None:
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
     runtime.connect()
-    with tracked(checked, tracking) as log:
+    with tracked_cfr(checked, tracking) as log:
         sweep = Sweep(checked)
         sweep.run(log.trial)
         summary = log.finish(sweep)
-    print_front(summary)
+    print_passes(summary)
     print(f"Report: {checked.out}/report.html")

@@ -106,6 +106,17 @@ def check_workers(nodes: Sequence[Node], train: Train, workers: int) -> None:
         )
 
 
+def runs_at_once(nodes: Sequence[Node], train: Train) -> int:
+    """Training runs of one shape that fit the machines beside one another, each with a CPU for its stream; at least 1.
+
+    Args:
+        nodes: for which `check_workers` finds room for one.
+    """
+    by_workers = sum(_fit(node, train) for node in nodes) // train.workers
+    by_cpus = math.floor((sum(node.cpus for node in nodes) + 1e-6) / (train.workers * train.cpus_per_worker + 1))
+    return max(1, min(by_workers, by_cpus))
+
+
 def _fit(node: Node, train: Train) -> int:
     """Training workers that fit one machine."""
     by_cpu = math.floor((node.cpus + 1e-6) / train.cpus_per_worker) if train.cpus_per_worker else 10**6

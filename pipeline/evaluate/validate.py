@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from pipeline import config_io
 from pipeline.config import TrainConfig
 from pipeline.data.images import decode_sample
 from pipeline.data.manifest import load_manifest, read_group
@@ -45,6 +46,14 @@ def choose(rows: Sequence[Row], objects: int) -> list[list[int]]:
     for _, at, i in ranked[: objects or None]:
         chosen[at].append(i)
     return chosen
+
+
+def validate_share(model: torch.nn.Module, rank: int, world: int, cfg: TrainConfig) -> tuple[int, dict[str, float]]:
+    """One rank's share of the validation objects: their number and mean metrics (`pipeline.train.loop.Validate`)."""
+    rows = validation_rows(cfg.data.val, cfg.train.val_objects)[rank::world]
+    share = -(-cfg.train.val_objects // world)
+    scores = validate(model, rows, config_io.replace(cfg, **{"train.val_objects": share}))
+    return int(scores.pop("objects")), scores
 
 
 def validate(model: torch.nn.Module, rows: Sequence[Row], cfg: TrainConfig) -> dict[str, float]:

@@ -61,6 +61,39 @@ def pareto_plot(
     return figure
 
 
+def history_plot(trials: Sequence[Trial], objective: Objective, rungs: Sequence[int] = ()) -> Figure | None:
+    """The objective of each trial over its validations; where a trial was stopped early, a cross.
+
+    Args:
+        rungs: steps at which trials may be stopped, drawn as lines.
+
+    Returns:
+        None without a validation.
+    """
+    shown = [t for t in trials if any(objective.name in row for row in t.history)]
+    if not shown:
+        return None
+    figure, (ax,) = panels(1)
+    figure.set_size_inches(7.4, 4.6)
+    for rung in rungs:
+        ax.axvline(rung, color="#dddddd", linewidth=1, zorder=0)
+    published = {t.id: COLOURS[i % len(COLOURS)] for i, t in enumerate(t for t in shown if t.name)}
+    for trial in shown:
+        points = [(row["step"], row[objective.name]) for row in trial.history if objective.name in row]
+        colour = published.get(trial.id, "#9aa5af")
+        width = 1.8 if trial.id in published else 1.1
+        ax.plot(*zip(*points), color=colour, linewidth=width, marker=".", markersize=4, label=trial.name or None)
+        if trial.state == "stopped":
+            ax.plot(*points[-1], marker="x", markersize=8, color=colour, markeredgewidth=1.6)
+        ax.annotate(f"#{trial.id}", points[-1], xytext=(5, -3), textcoords="offset points", fontsize=7, color="#444444")
+    better = "fewer" if objective.mode == "min" else "more"
+    ax.set_xlabel("optimizer steps (a cross: stopped early)", fontsize=9)
+    ax.set_ylabel(f"validation {objective.label} ({better} is better)", fontsize=9)
+    if published:
+        ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def _label(ax: Axes, labels: Mapping[str, tuple[float, float]], upwards: bool) -> None:
     """Write labels beside their points, on the better side, where the front leaves room; none covers another."""
     low, high = ax.get_ylim()

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from pipeline.report import sweep_plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Table
 from pipeline.report.pages import header, plot, write_pages
+from pipeline.report.sweep_history import histories
 from pipeline.tune.dimensions import Dimension, Fixed, parse, text_of
-from pipeline.tune.trials import OBJECTIVES, Objective, Trial, split
+from pipeline.tune.trials import OBJECTIVES, Objective, Trial, at_common_step, split
 
 ABSENT = "–"
 UNLIKELY = 0.05  # chance below which a spread is marked
@@ -57,7 +58,9 @@ def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> list[Path
         Paragraph(_scope(summary, trials)),
         header(summary),
         Facts(sorted((k, str(v)) for k, v in summary["options"].items()), title="Options of the sweep"),
+        *histories(summary, trials, objectives),
         *_worth(summary, trials, objectives),
+        *_front(summary, trials, objectives),
         *_best(summary),
         *_passes(summary),
         *_mattered(summary, trials, objectives, searched),
@@ -122,6 +125,23 @@ def _worth(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: Sequ
     return blocks
 
 
+def _front(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Block]:
+    """The front of two figures neither of which is a cost."""
+    if summary["worth"] or len(objectives) < 2 or not summary["front"]:
+        return []
+    first, second = objectives[:2]
+    figure = sweep_plots.pareto_plot(trials, first, second, summary["front"], [])
+    blocks: list[Block] = [Heading(f"Pareto front of {first.label} and {second.label}")]
+    rows = [
+        [f"#{n}", _name(trials[n], summary["base"]), *(_figure(trials[n], o) for o in objectives)]
+        for n in summary["front"]
+    ]
+    blocks.append(Table(["trial", "setting", *(o.label for o in objectives)], rows, text_columns=2))
+    if figure is not None:
+        blocks.append(plot(figure, "pareto.png", f"{second.label} against {first.label}, a point for each trial."))
+    return blocks
+
+
 def _figure(trial: Trial, objective: Objective) -> str:
     value = trial.metrics.get(objective.name)
     return ABSENT if value is None else f"{value:.3f}" if value < 10 else f"{value:.2f}"
@@ -167,6 +187,10 @@ def _mattered(
         "that learns tries good values more often, and together: this is no controlled experiment."
     )
     blocks: list[Block] = [Heading("What mattered"), Paragraph(text)]
+    if summary["kind"] == "icl":
+        step, trials = at_common_step(trials)
+        compared = f"Trials are compared by their validation at step {step}, the last that all of them reached."
+        blocks.append(Paragraph(compared if trials else "No trial came to a validation."))
     for objective in objectives:
         rows, marks = [], {}
         for spread in summary["spreads"][objective.name]:
@@ -227,6 +251,11 @@ def _legend(summary: Mapping[str, Any], objectives: Sequence[Objective]) -> list
             "that settings shared counts in full for each of them, and so do decoding, IoU and next click; measured "
             "without overlap. s: seconds over all objects, counted in the same way. What has no effect in a setting "
             "(refined clicks of CFR-0, the pixels of an adaptive stop that is off) shows its published value."
+        )
+    else:
+        texts.append(
+            "Figures are those of a trial's last validation; only trials that came to their end are compared with one "
+            "another. s: seconds that the trial took in the command that ended it."
         )
     return texts
 

@@ -47,14 +47,21 @@ def deliver(events: list[Event], on_event: OnEvent, failures: list[Exception]) -
             failures.append(error)
 
 
-def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, mlflow_run: str | None) -> bool:
-    """Train, or continue training, until `run.total_steps` or until SIGTERM, which saves first.
+def fit(
+    run: config.TrainConfig,
+    validate: Validate | None,
+    on_event: OnEvent,
+    mlflow_run: str | None,
+    stop: threading.Event | None = None,
+) -> bool:
+    """Train, or continue training, until `run.total_steps` or until SIGTERM or `stop`, which save first.
 
     Args:
         run: the complete config; `run.out` holds the checkpoints to continue from.
         validate: see `loop.Validate`; None: no validation.
         on_event: called in a thread of this process with rank 0's news.
         mlflow_run: noted in the checkpoints.
+        stop: set by another thread to end training early.
 
     Returns:
         Whether all steps are done.
@@ -72,7 +79,7 @@ def fit(run: config.TrainConfig, validate: Validate | None, on_event: OnEvent, m
     engine = storage.join(run.out, "ray")  # the engine's own bookkeeping
     storage.remove(engine)
     trainer = _trainer(run, engine, {"relay": relay, "validate": validate, "mlflow_run": mlflow_run})
-    ended, wish = threading.Event(), threading.Event()
+    ended, wish = threading.Event(), stop or threading.Event()
     failures: list[Exception] = []
 
     def listen() -> None:

@@ -38,8 +38,11 @@ FREE = (
 )
 
 
-def open_folder(run: config.TrainConfig) -> bool:
+def open_folder(run: config.TrainConfig, also: str = "") -> bool:
     """Write the resolved config into a new folder, or check that the folder holds this very run.
+
+    Args:
+        also: name of a file that a new folder may hold.
 
     Returns:
         Whether the run had been begun before.
@@ -59,7 +62,7 @@ def open_folder(run: config.TrainConfig) -> bool:
         if changed:
             lines = "; ".join(f"{n} was {before[n]!r}, now {now[n]!r}" for n in changed)
             raise UserError(f"{run.out} holds a run with other options: {lines}. Choose another --out.")
-    elif storage.exists(run.out) and storage.list_files(run.out):
+    elif storage.exists(run.out) and [f for f in storage.list_files(run.out) if f != storage.join(run.out, also)]:
         raise UserError(f"{run.out} holds something else than a training run. Choose an empty --out.")
     storage.write_bytes(uri, json.dumps(config_io.masked(run), indent=1).encode())
     return begun

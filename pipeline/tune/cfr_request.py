@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from pipeline.evaluate import request as evaluation
 from pipeline.evaluate.request import Checked, Request
 from pipeline.model.segmenter import check_crop
 from pipeline.tune.dimensions import Choice, Fixed, examples
-from pipeline.tune.proposals import Proposal, Search, grid, inside, key_of, parse_point, published, setting_of
+from pipeline.tune.proposals import Proposal, Search, first_proposals, grid
 from pipeline.tune.spaces import Space, build, cfr_defaults
 from pipeline.tune.trials import Objective, objectives_of
 
@@ -103,7 +102,7 @@ def check(request: SweepRequest) -> CheckedSweep:
             "space, or take --search random for a part of it."
         )
     generation = request.generation or (GUIDED if request.search == "tpe" else UNGUIDED)
-    sweep = CheckedSweep(request, checked, space, objectives, _first(space, request.points), generation)
+    sweep = CheckedSweep(request, checked, space, objectives, first_proposals(space, request.points), generation)
     evaluation.claim(storage.join(checked.out, IDENTITY), identity(sweep), "a sweep")
     return sweep
 
@@ -126,15 +125,6 @@ def space_of(request: SweepRequest, checked: Checked) -> Space:
         for side in examples(crop):
             check_crop(model, side, "--space cfr.crop")
     return space
-
-
-def _first(space: Space, points: Sequence[str]) -> list[Proposal]:
-    found: dict[str, Proposal] = {}
-    drawn = [*published(space).items(), *((f"point {n}", parse_point(space, p)) for n, p in enumerate(points, start=1))]
-    for name, values in drawn:
-        setting = setting_of(space, values)
-        found.setdefault(key_of(setting), Proposal(values, setting, name, inside(space, values)))
-    return list(found.values())
 
 
 def identity(sweep: CheckedSweep) -> dict[str, Any]:

@@ -12,20 +12,21 @@ from typing import Any
 from pipeline.tune.best import setting_file
 from pipeline.tune.matter import spreads
 from pipeline.tune.spaces import Space
-from pipeline.tune.trials import Difference, Objective, Trial, best, front, split, worth_using
+from pipeline.tune.trials import Difference, Objective, Trial, at_common_step, best, front, split, worth_using
 
 
 def summary_of(
-    trials: Sequence[Trial], space: Space, objectives: Sequence[Objective], difference: Difference, sweep: str
+    trials: Sequence[Trial], space: Space, objectives: Sequence[Objective], difference: Difference | None, sweep: str
 ) -> dict[str, Any]:
     """The parts of a sweep's summary.json that come from its trials; plain values.
 
     Args:
-        difference: of the first quality among the objectives.
+        difference: of the first quality among the objectives; None where no cost is among them.
         sweep: URI of the sweep, noted in the settings' files.
     """
     quality, cost = split(objectives)
-    steps = worth_using(trials, quality, cost, difference) if quality and cost else []
+    steps = worth_using(trials, quality, cost, difference) if quality and cost and difference else []
+    step, compared = at_common_step(trials) if space.kind == "icl" else (0, list(trials))
     chosen = best(trials, objectives, difference)
     return {
         "kind": space.kind,
@@ -44,8 +45,9 @@ def summary_of(
             for step in steps
         ],
         "spreads": {
-            o.name: [asdict(s) for s in spreads(trials, space.searched, objectives, i)]
+            o.name: [asdict(s) for s in spreads(compared, space.searched, objectives, i)]
             for i, o in enumerate(objectives)
         },
+        "spread_step": step,
         "best": None if chosen is None else setting_file(chosen[0], chosen[1], space, objectives, sweep),
     }

@@ -8,17 +8,32 @@ effect takes its base value.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from pipeline import config_io
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
-from pipeline.tune.dimensions import Dimension, Fixed, Suggests, all_values, contains, draw, parse_value
+from pipeline.tune.dimensions import (
+    Dimension,
+    DrawsBy,
+    Fixed,
+    Range,
+    Suggests,
+    all_values,
+    contains,
+    draw,
+    parse_value,
+)
 from pipeline.tune.spaces import CONDITIONS, Space, Values
 
 Search = Literal["tpe", "random", "grid"]
+
+RESAMPLED = 0.25
+FACTORS = (0.8, 1.2)
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,20 @@ def parse_point(space: Space, text: str) -> Values:
     except (TypeError, ValueError) as error:
         raise UserError(f"--point {text!r}: {error}.") from error
     return drawn
+
+
+def first_proposals(space: Space, points: Sequence[str]) -> list[Proposal]:
+    """The published settings and the points given by hand, each setting once: they are tried first.
+
+    Raises:
+        UserError: a wrong point.
+    """
+    found: dict[str, Proposal] = {}
+    drawn = [*published(space).items(), *((f"point {n}", parse_point(space, p)) for n, p in enumerate(points, start=1))]
+    for name, values in drawn:
+        setting = setting_of(space, values)
+        found.setdefault(key_of(setting), Proposal(values, setting, name, inside(space, values)))
+    return list(found.values())
 
 
 def _walk(space: Space, choose: Callable[[str, Dimension, Values], Any]) -> tuple[Values, Values]:
@@ -156,6 +185,26 @@ def config_of(space: Space, setting: Mapping[str, Any]) -> Any:
         UserError: values that do not go together.
     """
     return config_io.replace(space.config, **setting)
+
+
+def mutate(space: Space, drawn: Mapping[str, Any], rng: np.random.Generator) -> Values:
+    """A neighbour of a draw, as population based training explores (arXiv 1711.09846, appendix A).
+
+    A value is drawn anew with chance `RESAMPLED`, and where the neighbour needs one that the draw lacks. Else a
+    number is multiplied by one of `FACTORS` and kept in its range, and one of counted values moves to a neighbour.
+    """
+
+    def choose(name: str, dimension: Dimension, base: Values) -> Any:
+        if name not in drawn or not contains(dimension, drawn[name]) or rng.random() < RESAMPLED:
+            return draw(dimension, name, DrawsBy(rng))
+        counted = all_values(dimension)
+        if counted is None:
+            assert isinstance(dimension, Range)
+            return min(dimension.high, max(dimension.low, drawn[name] * FACTORS[rng.integers(len(FACTORS))]))
+        at = counted.index(drawn[name]) + int(rng.choice((-1, 1)))
+        return counted[min(len(counted) - 1, max(0, at))]
+
+    return _walk(space, choose)[0]
 
 
 def grid(space: Space) -> list[Values]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -77,8 +77,9 @@ class Trial:
         inside: the searcher could have drawn it.
         error: what a failed trial failed with.
         seconds: that the trial took; of a cfr setting, as if it had been evaluated alone.
-        curve: mean IoU after each click, or the validation figure over steps.
+        curve: cfr: mean IoU after each click.
         generation: it was proposed in.
+        history: icl: {"step": ..., name: figure} of each validation, in order.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Trial:
     curve: list[float] = field(default_factory=list)
     generation: int = 0
     mlflow_run: str | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -115,6 +117,28 @@ def scores(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...] |
     if trial.state != "done" or any(o.name not in trial.metrics for o in objectives):
         return None
     return tuple(trial.metrics[o.name] for o in objectives)
+
+
+def at_common_step(trials: Iterable[Trial]) -> tuple[int, list[Trial]]:
+    """Trials compared where all of them came: with the figures of the last step at which each has a validation.
+
+    Those that failed before the first validation of all are left out.
+
+    Returns:
+        The step, and the trials with its figures, all as done; (0, []) without a validation.
+    """
+    measured = [trial for trial in trials if trial.history]
+    if not measured:
+        return 0, []
+    common = set.intersection(*({int(row["step"]) for row in trial.history} for trial in measured))
+    if not common:
+        return 0, []
+    step = max(common)
+    figures = [next(row for row in trial.history if row["step"] == step) for trial in measured]
+    return step, [
+        replace(trial, state="done", metrics={n: v for n, v in row.items() if n != "step"})
+        for trial, row in zip(measured, figures, strict=True)
+    ]
 
 
 def pareto(points: Sequence[Sequence[float]], modes: Sequence[Literal["min", "max"]]) -> list[int]:
@@ -213,7 +237,9 @@ def worth_using(trials: Iterable[Trial], quality: Objective, cost: Objective, di
     return steps
 
 
-def best(trials: Sequence[Trial], objectives: Sequence[Objective], difference: Difference) -> tuple[Trial, str] | None:
+def best(
+    trials: Sequence[Trial], objectives: Sequence[Objective], difference: Difference | None
+) -> tuple[Trial, str] | None:
     """The trial of best.json and why it is that one; None when no trial is done.
 
     With a quality and a cost among the objectives (the first of each): the dearest setting worth its cost
@@ -223,7 +249,7 @@ def best(trials: Sequence[Trial], objectives: Sequence[Objective], difference: D
     if not known:
         return None
     quality, cost = split(objectives)
-    if quality is not None and cost is not None:
+    if quality is not None and cost is not None and difference is not None:
         steps = [step for step in worth_using(trials, quality, cost, difference) if step.worth]
         chosen = steps[-1]
         if chosen.change is None:

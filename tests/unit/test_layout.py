@@ -36,6 +36,9 @@ RAY_MODULES = [
     "pipeline.train.loop",
     "pipeline.tune.search",
     "pipeline.tune.cfr_sweep",
+    "pipeline.tune.icl_sweep",
+    "pipeline.tune.icl_tuner",
+    "pipeline.tune.icl_trial",
     "pipeline.evaluate.job",
     "pipeline.evaluate.pool",
 ]

@@ -1,0 +1,112 @@
+"""What a cfr sweep shows besides what all sweeps do: child runs made from results, and forward passes saved."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.tune_log import WAIT, SweepLog, about_sweep, print_best, tracked
+from pipeline import config
+from pipeline.config_io import to_dict
+from pipeline.tune import cfr_parts
+from pipeline.tune.cfr_request import CheckedSweep, identity
+from pipeline.tune.cfr_sweep import Sweep
+from pipeline.tune.outcome import summary_of
+from pipeline.tune.trials import Trial, paired_difference, split
+
+
+class CfrLog:
+    """The tracking side of one cfr sweep."""
+
+    def __init__(self, checked: CheckedSweep, log: SweepLog) -> None:
+        self.checked, self.log = checked, log
+
+    def trial(self, trial: Trial) -> str | None:
+        """Log an ended trial as a child run; returns its id, None when the store does not answer.
+
+        While the sweep's own run does not exist there is nothing to be a child of: the trial is offered again at the
+        end, and by the same command.
+        """
+        if self.log.run.run_id is None:
+            return None
+        child = self.log.child(trial, trial.setting)
+        child.metrics(trial.metrics)
+        for clicks, value in enumerate(trial.curve, start=1):
+            child.metrics({"mean_iou": value}, step=clicks)
+        child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT)
+        return child.run_id
+
+    def finish(self, sweep: Sweep) -> dict[str, Any]:
+        """Write the summary and the report.
+
+        Raises:
+            UserError: every trial failed.
+        """
+        summary = {**about_sweep(), **_about(sweep), **_summary(sweep)}
+        counts = {f"passes_{name}": float(count) for name, count in summary["passes"].items()}
+        self.log.run.metrics(counts)
+        return self.log.finish(summary, sweep.trials, self.checked.space, self.checked.objectives)
+
+
+def _summary(sweep: Sweep) -> dict[str, Any]:
+    checked = sweep.checked
+    rules = checked.evaluation.request.rules
+    quality, _ = split(checked.objectives)
+
+    def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
+        assert quality is not None
+        both = [cfr_parts.by_object(cfr_parts.rows_of(sweep.objects, t.id), quality.name, rules) for t in (a, b)]
+        return paired_difference(*both)
+
+    return {
+        **summary_of(sweep.trials, checked.space, checked.objectives, difference, checked.out),
+        "passes": cfr_parts.passes(sweep.objects),
+        "rejected": sweep.rejected.num_rows,
+    }
+
+
+def _about(sweep: Sweep) -> dict[str, Any]:
+    checked = sweep.checked
+    info = checked.evaluation.checkpoint
+    return {
+        "checkpoint": {
+            "uri": info.uri,
+            "format": info.format,
+            "sha256": info.sha256,
+            "step": info.step,
+            "recipe": info.config.recipe if info.config else None,
+            "mlflow_run": info.mlflow_run,
+            "model": to_dict(info.model),
+        },
+        "options": {name: value for name, value in identity(checked).items() if name not in ("checkpoint", "space")},
+        "data": {data.name: {"objects": data.objects, "images": data.images} for data in sweep.datasets},
+        "wanted": checked.request.trials,
+        "exhausted": sweep.exhausted,
+    }
+
+
+@contextlib.contextmanager
+def tracked_cfr(checked: CheckedSweep, tracking: config.Tracking) -> Iterator[CfrLog]:
+    """The sweep's MLflow run; the same output folder continues the same run."""
+    info, request = checked.evaluation.checkpoint, checked.request
+    tags = {"checkpoint": info.uri, "checkpoint_sha256": info.sha256, "sweep": "cfr"}
+    if info.mlflow_run:
+        tags["training_run"] = info.mlflow_run
+    params = {f"space.{name}": text for name, text in checked.space.to_dict().items()}
+    params |= {"search": request.search, "objectives": list(request.objectives), "trials": request.trials}
+    params |= {"seed": request.seed, "generation": checked.generation}
+    params["data"] = [source.name for source in checked.evaluation.sources]
+    with tracked(checked.out, tracking, params, tags) as log:
+        yield CfrLog(checked, log)
+
+
+def print_passes(summary: dict[str, Any]) -> None:
+    """The best settings, and what sharing saved."""
+    print_best(summary)
+    counts = summary["passes"]
+    saved = 1 - counts["computed"] / max(1, counts["separate"])
+    print(
+        f"{counts['computed']} forward passes computed where separate evaluations take {counts['separate']} "
+        f"({saved:.0%} saved)."
+    )

@@ -1,0 +1,86 @@
+"""Search training settings: click loss, SUEM, optimizer and click sampling.
+
+python -m jobs.tune icl RECIPE --data.train URI --data.val URI --trials N --out URI [--space NAME=SPEC ...]
+                               [--dotted.option VALUE ...]
+
+Every trial trains the recipe with one setting and is judged by validation. The recipe as it is is always tried first.
+Trials that are behind at a rung are stopped early (ASHA): after --grace steps, then --reduction times as many, ... .
+--space replaces one entry of the space, adds one or, with a plain value, fixes it:
+--space 'optim.lr=loguniform(1e-6,1e-4)' clicks.gamma=0.8. All options of jobs.train are taken as well. --search pbt
+trains a population instead, whose members take over the checkpoints and neighbouring settings of better ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from jobs.flags import joined
+from jobs.recipes import RECIPES
+from jobs.train import completed, recipe_and_start
+from jobs.tune_icl_log import tracked_icl
+from jobs.tune_log import print_best
+from pipeline import runtime
+from pipeline.config import TrainConfig
+from pipeline.tune.icl_request import IclRequest, IclSearch, check
+from pipeline.tune.icl_sweep import IclSweep
+from pipeline.tune.icl_tuner import run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    run: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    trials: int  # Settings to train, the published one among them; may be raised later
+    space: tuple[str, ...] = ()  # NAME=SPEC: search a name in another range, another name too, or fix it
+    only: bool = False  # Search only the names of --space, not the rest of the default space
+    point: tuple[str, ...] = ()  # "NAME=VALUE NAME=VALUE ...": settings to try right after the published one
+    search: IclSearch = "tpe"  # tpe and random propose through Optuna; grid takes every setting; pbt: a population
+    objectives: tuple[str, ...] = ("noc90",)  # Of noc80 noc85 noc90 iou1 iou3 iou5; the first decides early stopping
+    search_seed: int = 0  # Of the search; --seed is that of the training
+    grace: int = 0
+    """Steps between validations (for train.val_every): before a trial may be stopped, between a population's exchanges;
+    0: a ninth of the run."""
+    reduction: int = 3  # Of the trials at a rung, one in so many goes on; 1: none is stopped early
+    concurrent: int = 0  # Trials at once; 0: as many as the cluster holds
+    hours: float = 0.0  # End the sweep after so many hours of work; 0: no limit
+    gpu_hours: float = 0.0  # End the sweep after so many hours of all GPUs together; 0: no limit
+
+
+def request_of(args: list[str]) -> IclRequest:
+    """The request behind a command line."""
+    recipe, start, words = recipe_and_start(args, __doc__ or "")
+    for flag in ("--space", "--point"):
+        words = joined(words, flag)
+    about = f"{__doc__}\nRecipe: {RECIPES[recipe].__doc__}"
+    start_args = Args(run=start, trials=tyro.MISSING)
+    given = tyro.cli(Args, prog=f"jobs.tune icl {recipe}", description=about, default=start_args, args=words)
+    return IclRequest(
+        run=completed(given.run, recipe),
+        trials=given.trials,
+        words=given.space,
+        only=given.only,
+        points=given.point,
+        search=given.search,
+        objectives=given.objectives,
+        seed=given.search_seed,
+        grace=given.grace,
+        reduction=given.reduction,
+        concurrent=given.concurrent,
+        hours=given.hours,
+        gpu_hours=given.gpu_hours,
+    )
+
+
+def job(args: list[str]) -> None:
+    checked = check(request_of(args))
+    runtime.connect()
+    with tracked_icl(checked) as log:
+        sweep = IclSweep(checked, log.ended)
+        if not run(sweep, log.open_trial()):
+            print(f"stopped: {checked.out} is saved, and the same command continues it", flush=True)
+            raise SystemExit(runtime.STOPPED)
+        summary = log.finish(sweep)
+    print_best(summary)
+    print(f"Report: {checked.out}/report.html")

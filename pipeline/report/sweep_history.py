@@ -1,0 +1,42 @@
+"""Section of a sweep's report on how its trials trained, and when they were stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report import sweep_plots
+from pipeline.report.blocks import Block, Heading, Paragraph
+from pipeline.report.pages import plot
+from pipeline.tune.trials import Objective, Trial
+
+
+def histories(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Block]:
+    """The validations of all trials over their steps; nothing for a cfr sweep, which does not train."""
+    if summary["kind"] != "icl":
+        return []
+    options, steps = summary["options"], summary["steps"]
+    rungs: list[int] = []
+    rung = options["grace"]
+    while options["search"] != "pbt" and options["reduction"] > 1 and rung < steps:
+        rungs.append(rung)
+        rung *= options["reduction"]
+    how = (
+        f"At steps {', '.join(map(str, rungs))} a trial goes on when it is among the best 1 in {options['reduction']} "
+        "of those that came there before it (ASHA); else it is stopped."
+        if rungs
+        else f"Every {options['grace']} steps the last quarter of the population goes on from the checkpoints of the "
+        "best quarter, with neighbouring settings."
+        if options["search"] == "pbt"
+        else "No trial is stopped early."
+    )
+    blocks: list[Block] = [
+        Heading("Trials over their training"),
+        Paragraph(f"A trial trains {steps} steps. {how} The sweep took {summary['hours']:.2f} hours."),
+    ]
+    for objective in objectives:
+        figure = sweep_plots.history_plot(trials, objective, rungs)
+        if figure is not None:
+            caption = f"Validation {objective.label} of each trial over optimizer steps."
+            blocks.append(plot(figure, f"history-{objective.name}.png", caption))
+    return blocks

@@ -1,0 +1,166 @@
+"""The state of a sweep over training settings: which trial is next, which have ended, what was spent.
+
+`tune.icl_folder` holds what there is of a sweep, so the same command continues after any kill, may raise the number of
+trials, and repeats no trial that has ended. `tune.icl_tuner` runs the trials.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline import runtime
+from pipeline.cluster import runs_at_once
+from pipeline.train.launch import preflight
+from pipeline.train.relay import Relay
+from pipeline.tune import icl_folder
+from pipeline.tune.icl_request import CheckedIcl
+from pipeline.tune.icl_trial import ENDED, ERROR, STEP
+from pipeline.tune.proposals import Proposal, key_of
+from pipeline.tune.search import propose
+from pipeline.tune.trials import Trial
+
+OnTrial = Callable[[Trial], Trial]
+"""Called with a trial that has ended, before it is kept; returns it, its tracking run noted."""
+
+
+class IclSweep:
+    """A sweep being carried out on the connected cluster.
+
+    Attributes:
+        trials: those that have ended, in the order of their ids.
+        exhausted: the space held no further setting.
+        spent: seconds of work, and of GPUs, by all commands.
+        numbers: of trials, by Tune's name of them.
+        wishes: the actor by which running trials are told to end.
+        stopping: SIGTERM came.
+    """
+
+    def __init__(self, checked: CheckedIcl, on_trial: OnTrial) -> None:
+        """Look up what there is.
+
+        Raises:
+            UserError: trials that no machine of the cluster can hold, paths that not all machines see.
+        """
+        self.checked, self._on_trial = checked, on_trial
+        preflight(checked.run)
+        self.proposals = {n: icl_folder.read_proposal(checked.out, n) for n in icl_folder.numbers(checked.out)}
+        held = [icl_folder.read_ended(checked.out, number) for number in self.proposals]
+        self.trials = [trial for trial in held if trial is not None]
+        self.spent = icl_folder.read_spent(checked.out)
+        self.exhausted = False
+        self.stopping = False
+        self.numbers: dict[str, int] = {}
+        self._since = time.monotonic()
+        # On this machine, so that it lives as long as this process does.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Relay)
+        self.wishes = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+
+    @property
+    def concurrent(self) -> int:
+        """Trials at once."""
+        request = self.checked.request
+        most = request.concurrent or runs_at_once(runtime.capacity(), self.checked.run.train)
+        return max(1, min(most, request.trials - len(self.trials)))
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether trials are left to be trained."""
+        return len(self.trials) < self.checked.request.trials and not self.stopping and not self.over_budget
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether the hours are used up."""
+        request = self.checked.request
+        seconds, gpu_seconds = self.spent
+        return bool(
+            (request.hours and seconds >= request.hours * 3600)
+            or (request.gpu_hours and gpu_seconds >= request.gpu_hours * 3600)
+        )
+
+    def stop(self) -> None:
+        """Have all trials save and end; they stay unfinished."""
+        self.stopping = True
+        self.wishes.stop.remote()
+
+    def account(self, gpu_seconds: float = 0.0) -> None:
+        """Note the time since the last call, and of GPUs `gpu_seconds`; end all trials when a budget is used up."""
+        now = time.monotonic()
+        self.spent = (self.spent[0] + now - self._since, self.spent[1] + gpu_seconds)
+        self._since = now
+        icl_folder.write_spent(self.checked.out, *self.spent)
+        if self.over_budget:
+            self.wishes.stop.remote()
+
+    def next(self, name: str) -> tuple[int, Proposal] | None:
+        """The next trial to train, noted on storage under its number; None when there is none.
+
+        Unfinished trials of an earlier command come first, then the published setting and the points, then what the
+        searcher proposes from the trials that have ended.
+        """
+        ended = {trial.id for trial in self.trials}
+        running = set(self.numbers.values())
+        waiting = [number for number in self.proposals if number not in ended | running]
+        if self.stopping or self.over_budget:
+            return None
+        if waiting:
+            number = waiting[0]
+        else:
+            number = len(self.proposals)
+            if number >= self.checked.request.trials:
+                return None
+            proposal = self._propose(number)
+            if proposal is None:
+                self.exhausted = True
+                return None
+            icl_folder.write_proposal(self.checked.out, number, proposal)
+            self.proposals[number] = proposal
+        self.numbers[name] = number
+        return number, self.proposals[number]
+
+    def _propose(self, number: int) -> Proposal | None:
+        checked = self.checked
+        taken = {key_of(proposal.setting) for proposal in self.proposals.values()}
+        first = [p for p in checked.first if key_of(p.setting) not in taken]
+        if first:
+            return first[0]
+        request = checked.request
+        search = "random" if request.search == "pbt" else request.search
+        ended = {trial.id for trial in self.trials}
+        planned = [p for n, p in self.proposals.items() if n not in ended]
+        found = propose(checked.space, checked.objectives, search, request.seed, number, self.trials, planned, 1)
+        return found[0] if found else None
+
+    def ended(self, name: str, result: dict[str, Any], error: str = "") -> None:
+        """Keep a trial that has ended; one that was interrupted stays unfinished."""
+        number = self.numbers[name]
+        trial = self._ended(number, result, error)
+        if trial is None:
+            return
+        trial = self._on_trial(trial)
+        icl_folder.write_ended(self.checked.out, trial)
+        self.trials = sorted([*self.trials, trial], key=lambda t: t.id)
+        icl_folder.write_trials(self.checked.out, self.trials)
+
+    def _ended(self, number: int, result: dict[str, Any], error: str) -> Trial | None:
+        uri, proposal = icl_folder.trial_uri(self.checked.out, number), self.proposals[number]
+        history = icl_folder.history(uri)
+        segments = icl_folder.segments(uri)
+        setting = segments[-1].setting if segments else proposal.setting
+        about = {**asdict(proposal), "setting": setting, "history": history, "generation": 0}
+        seconds = float(result.get("time_total_s", 0.0))
+        if error or ERROR in result:
+            return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)
+        if not result.get(ENDED) and self.stopping:
+            return None
+        if not history:
+            return Trial(number, "failed", error="It ended before its first validation.", seconds=seconds, **about)
+        metrics = {name: value for name, value in history[-1].items() if name != STEP}
+        whole = history[-1][STEP] >= self.checked.run.total_steps
+        return Trial(number, "done" if whole else "stopped", metrics=metrics, seconds=seconds, **about)

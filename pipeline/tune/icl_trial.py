@@ -1,0 +1,179 @@
+"""One trial of a sweep over training settings: a training run inside a Ray Tune trial.
+
+The trial's process drives its training run as `jobs.train` does (`train.launch`), with workers of their own, and hands
+each validation to Tune once the checkpoint of that step is written. It ends its run by asking for it, so that the
+workers save and go: the scheduler's early stop, the end of the budget and SIGTERM all come this way.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+
+from pipeline import config_io, runtime
+from pipeline.config import Tracking, TrainConfig
+from pipeline.evaluate.validate import validate_share
+from pipeline.train.launch import fit
+from pipeline.train.relay import Event
+from pipeline.train.run_folder import open_folder
+from pipeline.train.state import adopt, complete_checkpoints, step_of
+from pipeline.tune import icl_folder
+from pipeline.tune.icl_folder import Segment, validation_figures
+
+STEP, ERROR, ENDED, SECONDS = "step", "error", "ended", "trial_seconds"
+POINTER = "checkpoint.json"
+LOOK_SECONDS = 1.0
+STOP_SECONDS = 120.0  # that a run has for saving when it is stopped
+
+
+class TrialLog(Protocol):
+    """What shows a trial's training while it runs."""
+
+    def on_event(self, event: Event) -> None:
+        """Take news of the training."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The tracking run."""
+
+
+OpenLog = Callable[[int, TrainConfig, str, int], AbstractContextManager[TrialLog]]
+"""(trial, its config, the trial's folder, first step) -> log. Handed in by the job."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all trials of a sweep have in common.
+
+    Attributes:
+        run: the config without the setting; `out` is the sweep's folder.
+        open_log: see `OpenLog`.
+    """
+
+    run: TrainConfig
+    open_log: OpenLog
+
+
+def config_of_trial(common: TrainConfig, setting: dict[str, Any], out: str) -> TrainConfig:
+    """The training config of a trial's run."""
+    return config_io.replace(common, **{**setting, "out": out})
+
+
+class IclTrial(tune.Trainable):
+    """The trial as Tune sees it. Config: {"number": int, "setting": JSON of dotted names}.
+
+    A result is {"step": optimizer steps, objectives ..., "done": False}, one for each validation; the last one has
+    done=True, "ended" (whether all steps were done) and, where training failed, "error".
+    """
+
+    def setup(self, config: dict[str, Any], common: Common | None = None, wishes: Any = None) -> None:
+        assert common is not None
+        self._common, self._wishes = common, wishes
+        self._number = int(config["number"])
+        self._setting = icl_folder.from_json(json.loads(config["setting"]))
+        self._folder = icl_folder.trial_uri(common.run.out, self._number)
+        self._source = ""  # checkpoint of another trial to go on from
+        self._results: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._complete = False
+        self._last: dict[str, Any] = {STEP: 0}
+        self._segment: Segment | None = None
+
+    def step(self) -> dict[str, Any]:
+        """The next validation, or the end."""
+        if self._thread is None:
+            self._begin()
+        assert self._thread is not None
+        start = time.monotonic()
+        while True:
+            alive = self._thread.is_alive()  # looked up first: what it put before it ended is then in the queue
+            try:
+                self._last = self._results.get(timeout=LOOK_SECONDS if alive else 0)
+                return self._last | {SECONDS: time.monotonic() - start, "done": False}
+            except queue.Empty:
+                if not alive:
+                    break
+                if ray.get(self._wishes.stopping.remote()):
+                    self._stop.set()
+        failed = {} if self._error is None else {ERROR: _text(self._error)}
+        return self._last | {SECONDS: time.monotonic() - start, "done": True, ENDED: self._complete, **failed}
+
+    def cleanup(self) -> None:
+        """Stop training: the workers save and end before the next trial needs their place."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Point to the newest checkpoint of the run: another trial may go on from there (population)."""
+        assert self._segment is not None
+        pointer = {"number": self._number, "run": self._segment.uri}
+        Path(checkpoint_dir, POINTER).write_text(json.dumps(pointer))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from what a pointer names: another trial's checkpoint, or where this one was."""
+        pointer = json.loads(Path(checkpoint, POINTER).read_text())
+        if pointer["number"] != self._number:
+            self._source = complete_checkpoints(pointer["run"])[-1]
+
+    def _begin(self) -> None:
+        held = icl_folder.segments(self._folder)
+        unchanged = held and held[-1].setting == self._setting and not self._source
+        self._segment = held[-1] if unchanged else icl_folder.begin_segment(self._folder, self._setting, self._source)
+        for row in icl_folder.history(self._folder):  # told before, but perhaps not to this scheduler
+            self._results.put(dict(row))
+        self._thread = threading.Thread(target=self._work, name=f"trial-{self._number}", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._train()
+        except Exception as error:
+            self._error = error
+
+    def _train(self) -> None:
+        assert self._segment is not None
+        segment = self._segment
+        run = config_of_trial(self._common.run, self._setting, segment.uri)
+        open_folder(run, also=icl_folder.BEGUN)
+        if segment.source and not complete_checkpoints(run.out):
+            adopt(segment.source, run.out)
+        found = complete_checkpoints(run.out)
+        first = step_of(found[-1]) if found else 0
+        if first >= run.total_steps:
+            self._complete = True
+            return
+        waiting: dict[int, dict[str, float]] = {}  # validations whose checkpoint is not written yet
+        with self._common.open_log(self._number, run, self._folder, first) as log:
+
+            def on_event(event: Event) -> None:
+                log.on_event(event)
+                if event.kind == "metrics" and (figures := validation_figures(event.payload)):
+                    waiting[event.step] = figures
+                elif event.kind == "checkpoint" and event.step in waiting:
+                    self._results.put({STEP: event.step, **waiting.pop(event.step)})
+
+            # Workers need no way to MLflow, and Ray shows what they were given.
+            quiet = config_io.replace(run, **{"tracking.uri": Tracking().uri})
+            self._complete = fit(quiet, partial(validate_share, cfg=quiet), on_event, log.run_id, stop=self._stop)
+            if not self._complete and ray.get(self._wishes.stopping.remote()):
+                raise SystemExit(runtime.STOPPED)  # the tracking run is marked as killed; the same command goes on
+
+
+def _text(error: Exception) -> str:
+    """What a trial failed with, in one line."""
+    known = runtime.user_error_in(error) or error
+    return " ".join(f"{'' if known is not error else type(known).__name__ + ': '}{known}".split())[:2000]

@@ -1,0 +1,194 @@
+"""Ray Tune for a sweep over training settings: trial runner, early stopping (ASHA), population based training.
+
+Tune's own record of an experiment is not used: a command that goes on with a sweep tells a new searcher and a new
+scheduler the trials that have ended (`tune.icl_sweep`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import Any
+
+# Read when Tune's modules are imported. The last result of a trial that failed has no figures.
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+import numpy as np
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from pipeline import config_io, runtime, storage
+from pipeline.cluster import stream_tasks
+from pipeline.tune import icl_folder, weights
+from pipeline.tune.icl_request import CheckedIcl
+from pipeline.tune.icl_sweep import IclSweep
+from pipeline.tune.icl_trial import SECONDS, STEP, Common, IclTrial, OpenLog
+from pipeline.tune.proposals import mutate, setting_of
+from pipeline.tune.trials import Trial, from_json
+
+RETRIES = 2  # starts of a trial whose process was lost, with its machine for example
+LEFT_OUT = 0.25  # of a population: the share that is replaced by as many of the best
+
+
+def run(sweep: IclSweep, open_log: OpenLog) -> bool:
+    """Train what is wanted, and write trials.json.
+
+    Returns:
+        False when the sweep was stopped (SIGTERM): it can be continued.
+    """
+    if sweep.wants_more:
+        random.seed(sweep.checked.request.seed)  # by which a population's exchanges are drawn
+        engine = storage.join(sweep.checked.out, "tune")  # Tune's own bookkeeping
+        storage.remove(engine)
+        with runtime.stoppable(sweep.stop):
+            _tuner(sweep, open_log, engine).fit()
+        storage.remove(engine)
+        sweep.account()
+    return not sweep.stopping
+
+
+def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
+    checked, request = sweep.checked, sweep.checked.request
+    run = checked.run
+    if not run.data.workers:  # trials share the CPUs that are left for making samples
+        tasks = stream_tasks(runtime.capacity(), run.train, run.train.workers * sweep.concurrent)
+        run = config_io.replace(run, **{"data.workers": tasks})
+    filesystem, path = storage.arrow_filesystem(engine)
+    # Workers take CPUs and GPUs; the trial's own process takes a share of the head node, which has one to give, so
+    # that no more of them run than there is room for.
+    share = tune.PlacementGroupFactory([{"node:__internal_head__": round(0.999 / sweep.concurrent, 4)}])
+    trainable: Any = tune.with_parameters(IclTrial, common=Common(run, open_log), wishes=sweep.wishes)
+    return tune.Tuner(
+        tune.with_resources(trainable, share),
+        tune_config=tune.TuneConfig(
+            search_alg=_Proposer(sweep),
+            scheduler=_scheduler(sweep),
+            num_samples=-1 if request.search != "pbt" else request.trials - len(sweep.trials),
+            max_concurrent_trials=None if request.search == "pbt" else sweep.concurrent,
+        ),
+        run_config=tune.RunConfig(
+            name="experiment",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[_Keeper(sweep)],
+            verbose=0,
+        ),
+    )
+
+
+def _scheduler(sweep: IclSweep) -> TrialScheduler:
+    checked, request = sweep.checked, sweep.checked.request
+    objective, steps = checked.objectives[0], checked.run.total_steps
+    if request.search == "pbt":
+        return _Population(
+            checked,
+            time_attr=STEP,
+            metric=objective.name,
+            mode=objective.mode,
+            perturbation_interval=checked.grace,
+            quantile_fraction=LEFT_OUT,
+            log_config=False,
+            custom_explore_fn=lambda config: config,  # see _Population
+        )
+    if request.reduction == 1:
+        return FIFOScheduler()
+    scheduler = ASHAScheduler(
+        time_attr=STEP,
+        metric=objective.name,
+        mode=objective.mode,
+        max_t=steps + 1,  # a trial ends by itself
+        grace_period=checked.grace,
+        reduction_factor=request.reduction,
+    )
+    for trial in sweep.trials:
+        _tell(scheduler, trial)
+    return scheduler
+
+
+class _Known:
+    """A trial of an earlier command, as far as a scheduler looks at it."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial_id = f"earlier-{trial.id}"
+
+
+def _tell(scheduler: ASHAScheduler, trial: Trial) -> None:
+    """Let early stopping compare with a trial that ended under an earlier command."""
+    known: Any = _Known(trial)
+    nobody: Any = None
+    scheduler.on_trial_add(nobody, known)
+    for row in trial.history:
+        scheduler.on_trial_result(nobody, known, dict(row))
+    scheduler.on_trial_remove(nobody, known)
+
+
+class _Proposer(Searcher):
+    """Tune's view of what is tried next; results reach the sweep through `_Keeper`."""
+
+    def __init__(self, sweep: IclSweep) -> None:
+        objectives = sweep.checked.objectives
+        super().__init__(metric=objectives[0].name, mode=objectives[0].mode)
+        self._sweep = sweep
+
+    def suggest(self, trial_id: str) -> Any:
+        found = self._sweep.next(trial_id)
+        if found is None:
+            return Searcher.FINISHED
+        number, proposal = found
+        segments = icl_folder.segments(icl_folder.trial_uri(self._sweep.checked.out, number))
+        setting = segments[-1].setting if segments else proposal.setting
+        return {"number": number, "setting": json.dumps(setting)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class _Keeper(tune.Callback):
+    """Hears from Tune how trials get on."""
+
+    def __init__(self, sweep: IclSweep) -> None:
+        self._sweep = sweep
+        self._shown: dict[int, int] = {}  # last step that was shown of each trial
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        train = self._sweep.checked.run.train
+        self._sweep.account(result[SECONDS] * train.workers if train.gpu else 0.0)
+        number = self._sweep.numbers[trial.trial_id]
+        objective = self._sweep.checked.objectives[0]
+        if objective.name in result and result[STEP] > self._shown.get(number, 0):
+            self._shown[number] = result[STEP]
+            steps = f"step {result[STEP]} of {self._sweep.checked.run.total_steps}"
+            print(f"trial {number}: {steps}, {objective.label} {result[objective.name]:.3f}", flush=True)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._sweep.ended(trial.trial_id, trial.last_result or {})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        lost = trial.get_error()
+        text = " ".join(str(lost).split())[:2000]
+        self._sweep.ended(trial.trial_id, trial.last_result or {}, f"Its process was lost: {text}")
+
+
+class _Population(PopulationBasedTraining):
+    """Population based training whose new settings are neighbours in our space, the trial's number kept."""
+
+    def __init__(self, checked: CheckedIcl, **options: Any) -> None:
+        super().__init__(**options)
+        self._checked = checked
+        self._rng = np.random.default_rng(checked.request.seed)
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        setting = from_json(json.loads(trial_to_clone.config["setting"]))
+        space = self._checked.space
+        named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
+        drawn = mutate(space, {**setting, **named}, self._rng)
+        return {"number": trial.config["number"], "setting": json.dumps(setting_of(space, drawn))}, {}

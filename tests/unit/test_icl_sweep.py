@@ -1,0 +1,152 @@
+"""A sweep over training settings without Ray: what is refused, what is kept, how a population explores."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.recipes import RECIPES
+from pipeline import storage
+from pipeline.cluster import Node, runs_at_once
+from pipeline.config import Train, TrainConfig
+from pipeline.config_io import replace
+from pipeline.errors import UserError
+from pipeline.tune import icl_folder
+from pipeline.tune.dimensions import contains
+from pipeline.tune.icl_request import IclRequest, check
+from pipeline.tune.proposals import Proposal, config_of, mutate, point_of, setting_of
+from pipeline.tune.spaces import build, icl_defaults
+from pipeline.tune.trials import Trial, at_common_step
+from tests.made import rows_of_blobs, write_dataset
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shards") / "blobs"
+    write_dataset(folder, rows_of_blobs(4))
+    return str(folder)
+
+
+def small(shards: str, out: Path, **more: Any) -> TrainConfig:
+    values = {"out": str(out), "data.train": shards, "data.val": shards, "train.steps": 18, "data.crop": 64}
+    values |= {"cfr.crop": 64, "model.train_size": 64, "data.min_object_area": 20}
+    return replace(RECIPES["tiny"](), **{**values, **more})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "--trials"),
+        ({"reduction": 0}, "--reduction"),
+        ({"grace": 18}, "No trial can be stopped early: --grace is 18 steps, and a trial trains 18"),
+        ({"gpu_hours": 1.0}, "--gpu-hours needs"),
+        ({"hours": -1.0}, "at least 0"),
+        ({"objectives": ("noc95",)}, "does not measure noc95"),
+        ({"objectives": ("passes",)}, "does not measure passes"),
+        ({"objectives": ("noc9",)}, "Did you mean"),
+        ({"search": "pbt", "trials": 3}, "4 trials at least"),
+        ({"search": "pbt", "words": ("model.depth=choice(4,8)",)}, "cannot differ in model.depth"),
+        ({"search": "pbt", "objectives": ("noc90", "iou1")}, "one objective"),
+        ({"search": "grid", "only": True, "words": ("loss.gamma=choice(0,1,2,3,4,5,6,7,8)",)}, "more than --trials 8"),
+        ({"search": "bayes"}, "--search is one of"),
+        ({"words": ("train.steps=choice(10,20)",)}, "budget decides"),
+        ({"words": ("optim.lr=loguniform(1e-4,1e-6)",)}, "upside down"),
+        ({"words": ("optim.lrr=1",)}, "Did you mean"),
+        ({"points": ("cfr.steps=1",)}, "not searched"),
+    ],
+)
+def test_what_is_refused(shards: str, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    base = IclRequest(run=small(shards, tmp_path / "out"), trials=8)
+    with pytest.raises(UserError, match=message):
+        check(dataclasses.replace(base, **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_validation_data_is_needed(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--data\.val"):
+        check(IclRequest(run=replace(small(shards, tmp_path / "out"), **{"data.val": ""}), trials=8))
+
+
+def test_a_checked_sweep_begins_with_the_recipe_and_continues_only_as_itself(shards: str, tmp_path: Path) -> None:
+    request = IclRequest(run=small(shards, tmp_path / "out"), trials=8, points=("loss.gamma=1 loss.alpha=0.6",))
+    checked = check(request)
+    assert [p.name for p in checked.first] == ["recipe", "point 1"] and checked.grace == 2
+    assert checked.run.train.val_every == 2
+    assert config_of(checked.space, checked.first[0].setting) == checked.run
+    assert checked.first[1].setting["loss.gamma"] == 1
+    check(dataclasses.replace(request, trials=20, hours=3.0, concurrent=1))  # goes on
+    check(dataclasses.replace(request, run=replace(request.run, **{"train.log_every": 7})))
+    for changes, named in (
+        ({"seed": 1}, "seed"),
+        ({"grace": 3}, "grace"),
+        ({"run": replace(request.run, **{"train.steps": 20})}, "config"),
+    ):
+        with pytest.raises(UserError, match=rf"holds a sweep with another .*{named}"):
+            check(dataclasses.replace(request, **changes))
+
+
+def test_the_folder_gives_back_what_was_kept(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    proposal = Proposal({"loss.gamma": 1.5}, {"loss.gamma": 1.5, "loss.weights": (1.0, 2.0)}, "point 1")
+    icl_folder.write_proposal(out, 3, proposal)
+    assert icl_folder.numbers(out) == [3] and icl_folder.read_proposal(out, 3) == proposal
+    assert icl_folder.read_ended(out, 3) is None
+    trial = Trial(3, "stopped", proposal.values, proposal.setting, {"noc90": 4.0}, history=[{"step": 2, "noc90": 4.0}])
+    icl_folder.write_ended(out, trial)
+    assert icl_folder.read_ended(out, 3) == trial
+    assert icl_folder.read_spent(out) == (0.0, 0.0)
+    icl_folder.write_spent(out, 5.0, 2.0)
+    assert icl_folder.read_spent(out) == (5.0, 2.0)
+
+
+def test_runs_of_a_trial_and_their_validations(tmp_path: Path) -> None:
+    folder = icl_folder.trial_uri(str(tmp_path), 0)
+    first = icl_folder.begin_segment(folder, {"loss.weights": (1.0, 2.0)})
+    assert icl_folder.begin_segment(folder, {"loss.weights": (1.0, 2.0)}) == first  # the same: gone on with
+    rows = '{"step": 1, "train/loss": 2}\n{"step": 2, "val/noc90": 9.0}\n{"step": 4, "val/noc90": 8.0}\n'
+    storage.write_bytes(f"{first.uri}/metrics.jsonl", rows.encode())
+    second = icl_folder.begin_segment(folder, {"loss.weights": (1.0,)}, "elsewhere/step_00000004")
+    assert icl_folder.segments(folder) == [first, second] and second.uri.endswith("run-1")
+    storage.write_bytes(f"{second.uri}/metrics.jsonl", b'{"step": 6, "val/noc90": 5.0, "train/loss": 1}\n')
+    found = icl_folder.history(folder)
+    assert found == [{"step": 2, "noc90": 9.0}, {"step": 4, "noc90": 8.0}, {"step": 6, "noc90": 5.0}]
+
+
+def test_trials_are_compared_where_all_of_them_came() -> None:
+    def trial(number: int, *figures: float) -> Trial:
+        return Trial(number, "stopped", {}, {}, history=[{"step": 2.0 * i, "noc90": f} for i, f in enumerate(figures)])
+
+    step, found = at_common_step([trial(0, 9, 8, 7), trial(1, 9, 5), Trial(2, "failed", {}, {})])
+    assert step == 2 and [(t.id, t.state, t.metrics) for t in found] == [
+        (0, "done", {"noc90": 8}),
+        (1, "done", {"noc90": 5}),
+    ]
+    assert at_common_step([Trial(2, "failed", {}, {})]) == (0, [])
+
+
+def test_neighbours_stay_in_the_space(shards: str, tmp_path: Path) -> None:
+    run = small(shards, tmp_path)
+    space = build("icl", run, icl_defaults(run))
+    drawn, rng, seen = point_of(space, {}), np.random.default_rng(0), []
+    for _ in range(300):
+        drawn = mutate(space, drawn, rng)
+        assert all(contains(space.dimensions[name], value) for name, value in drawn.items())
+        config_of(space, setting_of(space, drawn))
+        seen.append(drawn)
+    assert {d["loss.weights.shape"] for d in seen} == {"flat", "linear", "geometric", "free"}
+    rates = np.log([d["optim.lr"] for d in seen])
+    moved = np.abs(np.diff(rates))
+    assert np.mean(np.isclose(moved, np.log(1.2)) | np.isclose(moved, -np.log(0.8))) > 0.4
+
+
+def test_trials_at_once() -> None:
+    one = Train(workers=1, cpus_per_worker=1)
+    assert runs_at_once([Node(4)], one) == 2 and runs_at_once([Node(16)], one) == 8
+    gpus = Train(workers=2, cpus_per_worker=2, gpu=True, batch=32)
+    assert runs_at_once([Node(16, 4), Node(16, 4)], gpus) == 4
+    assert runs_at_once([Node(16, 4), Node(2, 4)], gpus) == 2
+    assert runs_at_once([Node(1)], one) == 1
