@@ -102,7 +102,8 @@ def job(args: list[str]) -> None:
         run = config_io.replace(run, **{"tracking.uri": mask_uris(run.tracking.uri)})
         done = fit(run, partial(validate_share, cfg=run) if run.data.val else None, log.on_event, log.run_id)
         if not done:
-            print(f"stopped: {run.out} is saved, and the same command continues it", flush=True)
+            reached = step_of(complete_checkpoints(run.out)[-1])
+            print(f"stopped at step {reached}: {run.out} is saved, and the same command continues it", flush=True)
             raise SystemExit(runtime.STOPPED)
     print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
 

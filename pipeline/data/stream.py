@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from pipeline.errors import UserError
 SEGMENT = 512  # Slices of one Ray dataset; short enough to start fast, long enough that starting costs nothing
 PREFETCH = 2  # Blocks fetched ahead of the training step
 TASK_RETRIES = 2  # Ray's default retries a task whose worker dies for ever
+PAUSE_SECONDS = 0.02  # A turn starts and takes in all blocks that it can, so turns need not be many
 SETTLED = 2000  # Samples after which the share of bad ones is judged by samples too, not only by distinct images
 
 
@@ -42,6 +44,23 @@ class Task:
     shard: str
     group: int
     slice: order.Slice
+
+
+class Pause:
+    """Called by the engine after each turn of its scheduling loop, which runs in the training process.
+
+    While training is slower than the stream the loop has nothing to wait for, and turns as fast as it can: nearly a
+    core of each training worker, and its interpreter lock (seen with Ray 2.60; benchmarks/results.md).
+    """
+
+    def before_execution_starts(self, executor: object) -> None: ...
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(PAUSE_SECONDS)
+
+    def after_execution_succeeds(self, executor: object) -> None: ...
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
 
 
 def make_block(batch: Batch, tasks: Sequence[Task], config: TrainConfig) -> Batch:
@@ -61,6 +80,7 @@ def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int) -> Iterator[
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    context.custom_execution_callback_classes = [cast(Any, Pause)]  # the engine's own base class is internal
     store = ray.cluster_resources().get("object_store_memory", 0.0) / (2 * world)
     context.execution_options = ExecutionOptions(
         preserve_order=True,

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import s3, storage
 from pipeline.data.readers.synthetic import write_synthetic
+from pipeline.evaluate.results import read_table
 from tests.faulty_s3 import FaultyS3
 
 from .local import ROOT, SMALL, Local
@@ -28,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(600))  # the first one sets up the cluster and the reference run
 
 
 @pytest.hookimpl(trylast=True)
@@ -117,7 +120,32 @@ def reference(local: Local) -> Reference:
 
 def evaluation_args(made: Reference, checkpoint: str, out: str) -> list[str]:
     data = [f"davis={made.val.rsplit('/', 1)[0]}/raw/eval", f"val={made.val}"]
-    return ["--checkpoint", checkpoint, "--data", *data, "--cfr-steps", "0", "1", "--max-clicks", "3", "--out", out]
+    return [
+        "--checkpoint",
+        checkpoint,
+        "--data",
+        *data,
+        "--cfr-steps",
+        "0",
+        "1",
+        "--max-clicks",
+        "3",
+        "--limit",
+        "8",
+        "--out",
+        out,
+    ]
+
+
+def errors_in(said: str) -> list[str]:
+    """The messages of a job that ended with one; there must be no traceback."""
+    assert "Traceback" not in said, said[-5000:]
+    return [line for line in said.splitlines() if line.startswith("error: ")]
+
+
+def results(evaluation: str) -> list[dict[str, Any]]:
+    """Rows of objects.parquet, without what depends on the machine."""
+    return read_table(f"{evaluation}/objects.parquet").drop_columns(["seconds"]).to_pylist()
 
 
 @pytest.fixture

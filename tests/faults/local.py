@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.model.checkpoints import STATE, find_checkpoint, read_state
-from pipeline.train.state import complete_checkpoints, step_of
+from pipeline.model.checkpoints import STATE, read_state
+from pipeline.train.state import checkpoint_uri, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "local.sh"
-STEPS = 40
-EVERY = 10  # steps between checkpoints
+STEPS = 200
+EVERY = 10  # steps between checkpoints; all are kept
 SHAPE = {"HEAD_CPUS": "3", "WORKER_CPUS": "3"}
 # One training worker fits a node, and leaves a CPU for the stream.
 SMALL = [
     *("--data.crop", "64", "--data.min-object-area", "20", "--data.chunk", "8", "--cfr.crop", "64"),
-    *("--model.train-size", "64", "--model.dim", "48", "--train.batch", "4", "--train.log-every", "5"),
-    *("--train.steps", str(STEPS), "--train.checkpoint-every", str(EVERY), "--train.val-objects", "2"),
-    *("--train.workers", "2", "--train.cpus-per-worker", "2", "--train.threads", "1", "--eval.max-clicks", "3"),
+    *("--model.train-size", "64", "--model.dim", "48", "--loss.weights", "1", "--train.batch", "4"),
+    *("--train.workers", "2", "--train.cpus-per-worker", "2", "--train.threads", "1", "--train.log-every", "5"),
+    *("--train.steps", str(STEPS), "--train.checkpoint-every", str(EVERY), "--train.keep", "1000"),
+    *("--train.val-objects", "2", "--eval.max-clicks", "3"),
 ]
-UNTRACKED = ("--tracking.no-enabled",)
+ALONE = ("--train.workers", "1", "--train.cpus-per-worker", "1", "--train.max-failures", "0", "--tracking.no-enabled")
 
 
 class Local:
@@ -161,15 +162,15 @@ def until(
 
 def last_step(out: str) -> int:
     """Step of the newest complete checkpoint; -1 without any."""
-    found = complete_checkpoints(out)
-    return step_of(found[-1]) if found else -1
+    folders = storage.list_folders(storage.join(out, "checkpoints"))
+    newest_first = sorted(map(step_of, folders), reverse=True)
+    return next((s for s in newest_first if storage.exists(storage.join(checkpoint_uri(out, s), STATE))), -1)
 
 
-def weights(out: str, step: int = STEPS) -> str:
-    """Checksum of the weights of a run's newest checkpoint, which is that of `step`."""
-    state = read_state(find_checkpoint(out))
-    assert state["step"] == step
-    return state["files"]["model.safetensors"]["sha256"]
+def contents(out: str, step: int) -> dict[str, str]:
+    """Checksums of weights and moments of a run's checkpoint."""
+    files = read_state(checkpoint_uri(out, step))["files"]
+    return {name: about["sha256"] for name, about in files.items()}
 
 
 def unfinished(out: str) -> list[str]:

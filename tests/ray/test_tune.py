@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -158,10 +159,10 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     assert [t.name for t in sweep.trials] == names
     assert [t.state for t in sweep.trials] == ["done", "done", "failed", "done"]
     assert "its actor died" in sweep.trials[deadly].error and "ActorDiedError" in sweep.trials[deadly].error
-    assert tried == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]
-    before = parts(tmp_path / "out")
+    assert [group for group, _ in itertools.groupby(tried)] == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]
+    before, rounds = parts(tmp_path / "out"), len(tried)
     again = run(asked)
-    assert len(tried) == 5 and parts(tmp_path / "out") == before and plain(again.trials) == plain(sweep.trials)
+    assert len(tried) == rounds and parts(tmp_path / "out") == before and plain(again.trials) == plain(sweep.trials)
     deadly = -1
     clean = plain(run(few(request(made, tmp_path / "clean", trials=4))).trials)
     assert [row for row in clean if row["id"] != 2] == [row for row in plain(sweep.trials) if row["id"] != 2]
