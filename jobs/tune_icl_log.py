@@ -30,8 +30,7 @@ class IclLog:
 
     def ended(self, trial: Trial) -> Trial:
         """Say on the child run how the trial ended; returns it with the run's id."""
-        params = config_io.flatten(config_io.replace(self.checked.run, **trial.setting))
-        child = self.log.child(trial, params if trial.state == "failed" and not trial.history else {})
+        child = self.log.child(trial, trial.setting)
         child.metrics({f"final/{name}": value for name, value in trial.metrics.items()})
         child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT)
         return replace(trial, mlflow_run=child.run_id)

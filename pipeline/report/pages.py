@@ -41,16 +41,16 @@ def plot(figure: Figure, name: str, caption: str) -> Picture:
 
 def header(summary: Mapping[str, Any]) -> Facts:
     """What was looked at, how, when and with what."""
-    checkpoint, environment = summary["checkpoint"], summary.get("environment", {})
+    checkpoint, environment = summary.get("checkpoint", {}), summary.get("environment", {})
     commit = environment.get("git_commit")
     machine = [f"{environment['cpus']} CPUs"] if "cpus" in environment else []
     machine += environment.get("gpus", [])
     versions = {"python": environment.get("python"), **environment.get("versions", {})}
     rows = [
-        ("Checkpoint", checkpoint["uri"]),
-        ("SHA-256", checkpoint["sha256"]),
-        ("Format", {"cfr-icl": "this project's", "published": "published .pth"}[checkpoint["format"]]),
-        ("Recipe", checkpoint.get("recipe")),
+        ("Checkpoint", checkpoint.get("uri")),
+        ("SHA-256", checkpoint.get("sha256")),
+        ("Format", {"cfr-icl": "this project's", "published": "published .pth"}.get(checkpoint.get("format", ""))),
+        ("Recipe", checkpoint.get("recipe", summary.get("recipe"))),
         ("Training step", checkpoint.get("step")),
         ("Training run", checkpoint.get("mlflow_run")),
         ("Command", summary.get("command")),

@@ -7,6 +7,7 @@ scheduler the trials that have ended (`tune.icl_sweep`).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 # Read when Tune's modules are imported. The last result of a trial that failed has no figures.
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one ignores verbose=0
 
 import numpy as np
 from ray import tune
@@ -43,6 +45,8 @@ def run(sweep: IclSweep, open_log: OpenLog) -> bool:
         random.seed(sweep.checked.request.seed)  # by which a population's exchanges are drawn
         engine = storage.join(sweep.checked.out, "tune")  # Tune's own bookkeeping
         storage.remove(engine)
+        for name in ("ray.tune", "ray.train"):  # Tune reports on its own record, of which there is none
+            logging.getLogger(name).setLevel(logging.ERROR)
         with runtime.stoppable(sweep.stop):
             _tuner(sweep, open_log, engine).fit()
         storage.remove(engine)
@@ -126,7 +130,17 @@ def _tell(scheduler: ASHAScheduler, trial: Trial) -> None:
     scheduler.on_trial_remove(nobody, known)
 
 
-class _Proposer(Searcher):
+class _Here:
+    """Belongs to this process: what Tune writes down of itself, which nobody reads, goes without it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Here:
+        return self
+
+
+class _Proposer(_Here, Searcher):
     """Tune's view of what is tried next; results reach the sweep through `_Keeper`."""
 
     def __init__(self, sweep: IclSweep) -> None:
@@ -150,7 +164,7 @@ class _Proposer(Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-class _Keeper(tune.Callback):
+class _Keeper(_Here, tune.Callback):
     """Hears from Tune how trials get on."""
 
     def __init__(self, sweep: IclSweep) -> None:
