@@ -1,4 +1,4 @@
-"""Plots of a sweep: the Pareto plot, and Optuna's parallel coordinates and importances."""
+"""Plots of a sweep: the Pareto plot, trials over their training, Optuna's parallel coordinates and importances."""
 
 from __future__ import annotations
 

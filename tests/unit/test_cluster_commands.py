@@ -13,17 +13,25 @@ import pytest
 import tyro
 import yaml
 
-from jobs import evaluate, prepare, train
+from jobs import evaluate, prepare, train, tune_cfr, tune_icl
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 README = (CLUSTER / "README.md").read_text()
 AWS = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
 ENTRYPOINT = yaml.safe_load((CLUSTER / "kuberay-train.yaml").read_text())["spec"]["entrypoint"]
+
+
+def parse_tune(args: list[str]) -> object:
+    kind, *rest = args
+    return tune_icl.request_of(rest) if kind == "icl" else tune_cfr.request_of(tyro.cli(tune_cfr.Args, args=rest))
+
+
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "prepare": prepare.parse,
     "train": train.parse,
     "evaluate": lambda args: tyro.cli(evaluate.Args, args=args),
+    "tune": parse_tune,
 }
 END = {";", "&&", "||", "|", "&", "--", ">", "#"}
 
