@@ -6,8 +6,9 @@ import atexit
 import os
 import secrets
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,6 +100,29 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+Exits = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Exits:
+    """exits(job, *args): exit code, stdout and stderr of a job as a process of its own would end (`runtime.main`)."""
+
+    def run(job: Callable[[list[str]], None], *args: str) -> tuple[int, str, str]:
+        import ray
+
+        from pipeline import runtime
+
+        monkeypatch.setattr(sys, "argv", ["job", *args])
+        monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session's Ray
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runtime.main(job)
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
 
 
 class Browser:

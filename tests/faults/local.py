@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +42,7 @@ class Local:
         words = self._script("env").replace("export ", "").split()
         self.env = dict(word.split("=", 1) for word in words if "=" in word)
         self.bucket = self.env["CFR_ICL_BUCKET"]
+        self._id = (folder / "state").read_text().split("\n")[0].removeprefix("ID=")
 
     def _script(self, *command: str) -> str:
         name = [command[1]] if command[1:] else []
@@ -58,7 +58,10 @@ class Local:
 
     def kill_node(self, name: str) -> None:
         """kill -9 of a worker node and all its processes."""
+        assert [line for line in self._of_cluster() if name in line]
         self._script("remove-node", name)
+        assert not [line for line in self._of_cluster() if name in line]
+        assert self._of_cluster(), "the head is still there"
 
     def workers(self) -> list[str]:
         """Names of the worker nodes."""
@@ -73,25 +76,25 @@ class Local:
         finally:
             self.add_node()
 
-    def drain(self, name: str) -> None:
-        """Tell Ray that a node will be taken in 100 s, as a spot machine's watcher does."""
-        code = f"""
-            import ray
-            ray.init(log_to_driver=False)
-            node, = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Labels"].get("local/node") == {name!r}]
-            print(node)
-        """
-        environment = self.environment()
-        find = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=60
-        )
-        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.env["RAY_ADDRESS"]]
-        command += ["--node-id", find.stdout.split()[-1], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-        command += ["--reason-message", "a test", "--deadline-remaining-seconds", "100"]
-        subprocess.run(command, env=environment, check=True, timeout=60)
+    @staticmethod
+    def address_of(name: str) -> str:
+        """The address of a worker node (127.0.0.2 is the head's)."""
+        return f"127.0.0.{int(name.rpartition('-')[2]) + 2}"
 
     def stop(self) -> None:
+        """Stop all of it; nothing may be left."""
         self._script("stop")
+        assert self._of_cluster() == [] and not Path("/tmp", self._id).exists()
+        assert (self.folder / "mlflow.db").exists() and (self.folder / "logs" / "ray-head").is_dir()
+        assert "no cluster runs" in self._script("stop")
+
+    def _of_cluster(self) -> list[str]:
+        """Command lines of all processes of this cluster."""
+        lines = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                lines.append(file.read_bytes().replace(b"\0", b" ").decode())
+        return [line for line in lines if self._id in line]
 
     def environment(self, **changes: str) -> dict[str, str]:
         """What a driver needs; workers of a job have the nodes' own, and `changes` through the job's runtime."""

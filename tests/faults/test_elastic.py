@@ -13,6 +13,7 @@ from pipeline.train.state import checkpoint_uri
 
 from .conftest import Reference
 from .local import SMALL, Local, last_step, until
+from .spot import watched
 
 LOOK = 5  # steps between two looks at notices: train.log_every
 DUE = 100  # steps between checkpoints without a notice
@@ -22,7 +23,7 @@ def test_notice_and_loss_of_a_machine(
     local: Local, reference: Reference, tmp_path: Path, noted: Callable[..., None]
 ) -> None:
     out, log = f"{local.bucket}/elastic", tmp_path / "log"
-    (machine,) = local.workers()
+    machine = local.workers()[0]
     # Two workers need both nodes.
     args = ["-m", "jobs.train", "tiny", "--data.train", reference.train, "--out", out, *SMALL, "--tracking.no-enabled"]
     args += ["--train.min-workers", "1", "--train.wait-for-workers", "90"]
@@ -37,12 +38,13 @@ def test_notice_and_loss_of_a_machine(
     try:
         until(lambda: "steps" in log.read_text(), "some steps", alive=driver)
         assert read_state(checkpoint_uri(out, 0))["position"]["world"] == 2
-        local.drain(machine)
-        start = time.monotonic()
-        until(lambda: last_step(out) % DUE, "a checkpoint because of the notice", alive=driver)
+        with watched(local, machine) as spot:
+            start = time.monotonic()
+            spot.take_away()
+            until(lambda: last_step(out) % DUE, "a checkpoint because of the notice", alive=driver)
         noted(
-            "notice that a machine will be taken (spot, drained node)",
-            "a checkpoint is written at once, and at every look until the machine is gone",
+            "notice that a spot machine will be taken",
+            "its node is drained; a checkpoint is written at once, and at every look until it is gone",
             f"the steps since the last look (at most {LOOK} here), done again",
             time.monotonic() - start,
         )

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +24,7 @@ from pipeline.evaluate.request import Request, check
 from pipeline.evaluate.results import OBJECTS, clicks_of
 from pipeline.evaluate.views import view
 from pipeline.model.checkpoints import load_model
+from tests.conftest import Exits
 from tests.made import SIDE, rows_of_blobs, write_checkpoint, write_dataset
 
 pytestmark = pytest.mark.ray
@@ -125,45 +120,6 @@ def test_only_what_is_missing_is_evaluated_again(made: Path, whole: Evaluation, 
     assert {part: part.stat().st_mtime_ns for part in parts} == times
 
 
-def actor_processes() -> list[int]:
-    """Inference actors among the descendants of this process; other people's Ray is left alone."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                titles[int(folder.name)] = (folder / "cmdline").read_text()
-            except OSError:
-                continue
-    found = []
-    for pid, title in titles.items():
-        above = pid
-        while above in parents and above != os.getpid():
-            above = parents[above]
-        if above == os.getpid() and "Evaluator" in title:
-            found.append(pid)
-    return found
-
-
-@pytest.mark.slow
-def test_the_loss_of_an_actor_costs_its_item_only(made: Path, tmp_path: Path, ray_session: None) -> None:
-    rules = Eval(max_clicks=20, full_curve=True, actors=2)
-    asked = request(made, tmp_path / "killed", rules=rules, steps=(0, 1, 2, 3))
-    done: list[Evaluation] = []
-    job = threading.Thread(target=lambda: done.append(evaluate(check(asked), {})))
-    job.start()
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("parts/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    actors = actor_processes()
-    assert actors, "no actor to kill"
-    os.kill(actors[0], signal.SIGKILL)
-    job.join(timeout=240)
-    assert done, "the job did not survive"
-    clean = evaluate(check(dataclasses.replace(asked, out=str(tmp_path / "clean"))), {})
-    assert without_time(done[0].objects) == without_time(clean.objects)
-
-
 def test_bad_rows_are_listed_and_fatal_above_the_limit(made: Path, tmp_path: Path, ray_session: None) -> None:
     rows = rows_of_blobs(PICTURES)
     rows[3] = dataclasses.replace(rows[3], image=rows[3].image[:40])
@@ -227,7 +183,6 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
     assert "report.html" in [f.path for f in client.list_artifacts(summary["mlflow_run"])]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -237,11 +192,10 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
         (["--compare", "/nowhere"], "no folder /nowhere"),
     ],
 )
-def test_mistakes_end_with_one_message_and_exit_2(made: Path, tmp_path: Path, args: list[str], message: str) -> None:
+def test_mistakes_end_with_one_message_and_exit_2(
+    made: Path, tmp_path: Path, ray_session: None, exits: Exits, args: list[str], message: str
+) -> None:
     base = ["--checkpoint", str(made / "checkpoint"), "--data", f"blobs={made / 'blobs'}", "--out", str(tmp_path / "o")]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.evaluate", *base, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2
-    assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
+    code, out, err = exits(command.job, *base, *args)
+    assert code == 2 and message in out + err and "Traceback" not in err
     assert not (tmp_path / "o").exists()

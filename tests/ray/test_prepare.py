@@ -22,6 +22,7 @@ from pipeline.data.readers import open_reader
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.data.shards import write_shards
 from pipeline.errors import UserError
+from tests.conftest import Exits
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,12 +198,7 @@ def test_job(raw: Path, tmp_path: Path, ray_session: None, capsys: pytest.Captur
     assert load_manifest(str(tmp_path / "davis")).objects == 4
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.prepare", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def test_mistakes_end_with_one_message_and_code_2(raw: Path, tmp_path: Path) -> None:
+def test_mistakes_end_with_one_message_and_code_2(raw: Path, tmp_path: Path, ray_session: None, exits: Exits) -> None:
     lvis = raw / "annotations" / "lvis_v1_val.json"
     half = tmp_path / "raw"
     (half / "annotations" / "panoptic_val2017").mkdir(parents=True)
@@ -218,9 +214,9 @@ def test_mistakes_end_with_one_message_and_code_2(raw: Path, tmp_path: Path) -> 
         "--root": ["folder", *out],
     }
     for message, args in cases.items():
-        done = run(*args)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
-        assert done.stderr.startswith("error: ") and "Ray" not in done.stderr
+        code, _, err = exits(prepare.job, *args)
+        assert code == 2 and message in err and "Traceback" not in err, err
+        assert err.startswith("error: ") and "Ray" not in err
     assert not (tmp_path / "out").exists()
     for args in (["--max-bad-fraction", "7"], ["--seed", "x"], ["--splt", "val"]):
         with pytest.raises(UserError):

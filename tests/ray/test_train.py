@@ -1,22 +1,17 @@
-"""Training end to end on a real Ray: what a run leaves, kill and continue, cut checkpoints, mistakes."""
+"""Training end to end on a real Ray: what a run leaves, cut checkpoints, mistakes. `tests/faults` kills it."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from jobs import train
+from jobs import prepare, train
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
-from pipeline.train.state import complete_checkpoints
+from tests.conftest import Exits
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
@@ -30,23 +25,14 @@ SMALL = [
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def run_job(*args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *args]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
-    if check and done.returncode:
-        raise AssertionError(f"{command} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
-    return done
-
-
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def shards(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[str, str]:
     """Small prepared training and validation sets."""
     folder = tmp_path_factory.mktemp("shards")
     write_synthetic(str(folder / "raw"), train=24, val=6, seed=1, size=(96, 120))
     for split in ("train", "val"):
         root = ["--root", str(folder / "raw"), "--split", split, "--out", str(folder / split)]
-        run_job("-m", "jobs.prepare", "coco-lvis", *root, cwd=folder)
+        prepare.job(["coco-lvis", *root])
     return str(folder / "train"), str(folder / "val")
 
 
@@ -59,12 +45,8 @@ def train_args(shards: tuple[str, str], out: Path, *more: str) -> list[str]:
 def clean_run(shards: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("clean")
-    run_job("-m", "jobs.train", *train_args(shards, folder / "run"), cwd=folder)
+    train.job(train_args(shards, folder / "run", "--tracking.uri", f"sqlite:///{folder / 'mlflow.db'}"))
     return folder / "run"
-
-
-def final_weights(out: Path) -> bytes:
-    return (out / "checkpoints" / f"step_{STEPS:08d}" / "model.safetensors").read_bytes()
 
 
 def test_a_run_leaves_what_it_promises(clean_run: Path) -> None:
@@ -79,31 +61,12 @@ def test_a_run_leaves_what_it_promises(clean_run: Path) -> None:
     assert model.config.dim == 48
 
 
-def test_kill_and_continue_ends_with_the_same_weights(clean_run: Path, shards: tuple[str, str], tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    args = [sys.executable, "-m", "jobs.train", *train_args(shards, out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (tmp_path / "log").open("wb") as log:
-        driver = subprocess.Popen(args, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not any(c.endswith("step_00000003") for c in complete_checkpoints(str(out))):
-        assert driver.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-        time.sleep(0.05)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    assert not (out / "checkpoints" / f"step_{STEPS:08d}").exists(), "killed too late to prove anything"
-
-    done = run_job(*args[1:], cwd=tmp_path)
-    assert "continuing tiny at step" in done.stdout
-    assert final_weights(out) == final_weights(clean_run)
-    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))
-
-
-def test_the_same_command_after_the_end_does_nothing(clean_run: Path, shards: tuple[str, str]) -> None:
-    done = run_job("-m", "jobs.train", *train_args(shards, clean_run), cwd=clean_run.parent)
-    assert "is complete" in done.stdout
+def test_the_same_command_after_the_end_does_nothing(
+    clean_run: Path, shards: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = f"sqlite:///{clean_run.parent / 'mlflow.db'}"
+    train.job(train_args(shards, clean_run, "--tracking.uri", store))
+    assert "is complete" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -124,15 +87,14 @@ def test_mistakes_are_one_message(
         train.job(train_args(shards, tmp_path / "run", "--tracking.no-enabled", *change))
 
 
-def test_mistakes_end_with_exit_2(shards: tuple[str, str], tmp_path: Path) -> None:
+def test_mistakes_end_with_exit_2(shards: tuple[str, str], tmp_path: Path, ray_session: None, exits: Exits) -> None:
     for args, message in (
         (train_args(shards, tmp_path / "run", "--optim.lrr", "1"), "optim.lr"),
         (["tinny"], "Did you mean 'tiny'?"),
         (train_args(shards, tmp_path / "run", "--data.train", "/no/such/folder"), "error: /no/such/folder"),
     ):
-        done = run_job("-m", "jobs.train", *args, cwd=tmp_path, check=False)
-        assert done.returncode == 2, done.stderr
-        assert message in done.stderr and "Traceback" not in done.stderr
+        code, _, err = exits(train.job, *args)
+        assert code == 2 and message in err and "Traceback" not in err, err
 
 
 def test_a_folder_with_another_run_is_refused(clean_run: Path, shards: tuple[str, str]) -> None:

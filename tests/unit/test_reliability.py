@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_FAULT = {  # the main test, what is true of all of it, and the sum of the training faults
+NO_FAULT = {  # the main test, what is true of all of it, the sum of the training faults, mistakes of the script
+    "test_mistakes_are_one_message_and_exit_2",
     "test_prepare_train_evaluate_on_s3_through_ray_job_submit",
     "test_no_credential_is_written_anywhere",
     "test_in_the_end_everything_is_as_if_nothing_had_happened",
