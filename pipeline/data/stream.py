@@ -33,7 +33,7 @@ from pipeline.errors import UserError
 SEGMENT = 512  # Slices of one Ray dataset; short enough to start fast, long enough that starting costs nothing
 PREFETCH = 2  # Blocks fetched ahead of the training step
 TASK_RETRIES = 2  # Ray's default retries a task whose worker dies for ever
-PAUSE_SECONDS = 0.02  # A turn starts and takes in all blocks that it can, so turns need not be many
+TURN_SECONDS = 0.02  # At least, from one turn of the engine's scheduling loop to the next
 SETTLED = 2000  # Samples after which the share of bad ones is judged by samples too, not only by distinct images
 
 
@@ -50,13 +50,18 @@ class Pause:
     """Called by the engine after each turn of its scheduling loop, which runs in the training process.
 
     While training is slower than the stream the loop has nothing to wait for, and turns as fast as it can: nearly a
-    core of each training worker, and its interpreter lock (seen with Ray 2.60; benchmarks/results.md).
+    core of each training worker, and its interpreter lock (seen with Ray 2.60; benchmarks/results.md). A turn that
+    waited for tasks is not followed by a pause.
     """
+
+    def __init__(self) -> None:
+        self._last = 0.0
 
     def before_execution_starts(self, executor: object) -> None: ...
 
     def on_execution_step(self, executor: object) -> None:
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(max(0.0, self._last + TURN_SECONDS - time.monotonic()))
+        self._last = time.monotonic()
 
     def after_execution_succeeds(self, executor: object) -> None: ...
 
