@@ -147,7 +147,8 @@ def prune(out: str, keep: int) -> None:
 
 
 def adopt(source: str, out: str) -> None:
-    """Copy a checkpoint of another run into a run that has none: it goes on from there with its own config.
+    """Copy a checkpoint of another run into a run that has none: it goes on from there with its own config, and finds
+    a best checkpoint of its own.
 
     Raises:
         UserError: the checkpoint is not complete.
@@ -156,7 +157,8 @@ def adopt(source: str, out: str) -> None:
     target = checkpoint_uri(out, int(described["step"]))
     for name in described["files"]:
         storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(source, name)))
-    storage.write_bytes(storage.join(target, STATE), storage.read_bytes(storage.join(source, STATE)))
+    described |= {"best": None, "mlflow_run": None}
+    storage.write_bytes(storage.join(target, STATE), json.dumps(described, indent=1).encode())
 
 
 def restore(state: TrainState, uri: str) -> None:

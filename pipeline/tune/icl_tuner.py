@@ -61,8 +61,8 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
         tasks = stream_tasks(runtime.capacity(), run.train, run.train.workers * sweep.concurrent)
         run = config_io.replace(run, **{"data.workers": tasks})
     filesystem, path = storage.arrow_filesystem(engine)
-    # Workers take CPUs and GPUs. The trial's own process takes a share of the head node, which has one to give, so that no
-    # more of them run than there is room for; the rest is for small helpers of the engine (0.001 for each run).
+    # Workers take CPUs and GPUs. The trial's own process takes a share of the head node, which has one to give, so that
+    # no more of them run than there is room for; the rest is for small helpers of the engine (0.001 for each run).
     share = tune.PlacementGroupFactory([{"node:__internal_head__": round(0.9 / sweep.concurrent, 4)}])
     trainable: Any = tune.with_parameters(IclTrial, common=Common(run, open_log), wishes=sweep.wishes)
     return tune.Tuner(

@@ -9,14 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from jobs import train
 from jobs import tune as command
+from pipeline import storage
+from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
+from pipeline.tune import icl_folder
+from pipeline.tune.icl_trial import Common, IclTrial
 from tests.made import rows_of_blobs, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -112,6 +117,33 @@ def test_a_sweep_that_is_killed_goes_on_with_stopped_and_failed_trials(
     assert {trial: when for trial, when in ended(out).items() if trial in ends} == ends and len(ended(out)) == 4
     with pytest.raises(UserError, match=r"another .*reduction"):
         command.job([*args, "--reduction", "3"])
+
+
+class Member(IclTrial):
+    """A trial without Ray: `tune.with_parameters` hands in what all trials have in common."""
+
+    def setup(self, config: dict[str, Any], common: Common | None = None, wishes: Any = None) -> None:
+        super().setup(config, Common(TrainConfig(out=config["out"]), cast(Any, None)), None)
+
+
+def member(out: Path, number: int, rate: float) -> IclTrial:
+    return Member({"number": number, "setting": json.dumps({"optim.lr": rate}), "out": str(out)})
+
+
+def test_a_member_of_a_population_goes_on_from_anothers_checkpoint_or_from_its_own(tmp_path: Path) -> None:
+    folder = icl_folder.trial_uri(str(tmp_path), 1)
+    run = icl_folder.begin_segment(folder, {"optim.lr": 0.1}).uri
+    storage.write_bytes(f"{run}/checkpoints/step_00000003/state.json", b"{}")
+    donor = member(tmp_path, 1, 0.1)
+    donor._segment = icl_folder.segments(folder)[0]
+    (tmp_path / "pointer").mkdir()
+    donor.save_checkpoint(str(tmp_path / "pointer"))
+    other = member(tmp_path, 2, 0.2)
+    other.load_checkpoint(str(tmp_path / "pointer"))
+    assert other._source == f"{run}/checkpoints/step_00000003"
+    again = member(tmp_path, 1, 0.1)
+    again.load_checkpoint(str(tmp_path / "pointer"))
+    assert again._source == ""
 
 
 @pytest.mark.parametrize(
