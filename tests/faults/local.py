@@ -19,7 +19,7 @@ from pipeline.train.state import checkpoint_uri, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "local.sh"
-STEPS = 200
+STEPS = 180
 EVERY = 10  # steps between checkpoints; all are kept
 SHAPE = {"HEAD_CPUS": "3", "WORKER_CPUS": "3"}
 # One training worker fits a node, and leaves a CPU for the stream.

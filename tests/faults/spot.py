@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from .local import ROOT, Local
 
@@ -65,7 +67,8 @@ def watched(local: Local, node: str) -> Iterator[Watched]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     command = [sys.executable, str(ROOT / "cluster" / "spot_watch.py"), "--poll-seconds", "0.2"]
     command += ["--metadata", f"http://127.0.0.1:{server.server_address[1]}", "--address", local.env["RAY_ADDRESS"]]
-    watcher = subprocess.Popen(command, env=local.environment(), stderr=subprocess.PIPE, text=True)
+    environment = {**local.environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # it calls ray
+    watcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         yield Watched(service, watcher)
     finally:
