@@ -1,1 +1,1 @@
-"""Command lines: prepare, train, evaluate, demo."""
+"""Command lines: prepare, train, tune, evaluate, demo."""

@@ -1,1 +1,1 @@
-"""Sweeps: search spaces, trials, and the search over CFR settings."""
+"""Sweeps: search spaces, trials, and the searches over CFR settings and over training settings."""

@@ -263,9 +263,8 @@ def test_mistakes(made: Path, tmp_path: Path, ray_session: None, more: list[str]
 
 
 def test_kinds() -> None:
-    for args, message in ((["icl", "tiny"], "not there yet"), (["cfg"], "Did you mean 'cfr'")):
-        with pytest.raises(UserError, match=message):
-            command.job(args)
+    with pytest.raises(UserError, match="Did you mean 'cfr'"):
+        command.job(["cfg"])
 
 
 def test_crops_that_fit() -> None:
