@@ -78,6 +78,7 @@ def history_plot(trials: Sequence[Trial], objective: Objective, rungs: Sequence[
     for rung in rungs:
         ax.axvline(rung, color="#dddddd", linewidth=1, zorder=0)
     published = {t.id: COLOURS[i % len(COLOURS)] for i, t in enumerate(t for t in shown if t.name)}
+    ends: dict[tuple[float, float], list[str]] = {}  # labels of trials that end in the same point are joined
     for trial in shown:
         points = [(row["step"], row[objective.name]) for row in trial.history if objective.name in row]
         colour = published.get(trial.id, "#9aa5af")
@@ -85,7 +86,10 @@ def history_plot(trials: Sequence[Trial], objective: Objective, rungs: Sequence[
         ax.plot(*zip(*points), color=colour, linewidth=width, marker=".", markersize=4, label=trial.name or None)
         if trial.state == "stopped":
             ax.plot(*points[-1], marker="x", markersize=8, color=colour, markeredgewidth=1.6)
-        ax.annotate(f"#{trial.id}", points[-1], xytext=(5, -3), textcoords="offset points", fontsize=7, color="#444444")
+        ends.setdefault(points[-1], []).append(f"#{trial.id}")
+    for point, labels in ends.items():
+        text = " ".join(labels)
+        ax.annotate(text, point, xytext=(6, -3), textcoords="offset points", fontsize=7, color="#444444")
     better = "fewer" if objective.mode == "min" else "more"
     ax.set_xlabel("optimizer steps (a cross: stopped early)", fontsize=9)
     ax.set_ylabel(f"validation {objective.label} ({better} is better)", fontsize=9)

@@ -90,6 +90,12 @@ def segments(trial: str) -> list[Segment]:
     return found
 
 
+def setting_now(out: str, number: int) -> dict[str, Any]:
+    """What a trial trains with: as it was proposed, or as its last run has it."""
+    found = segments(trial_uri(out, number))
+    return found[-1].setting if found else read_proposal(out, number).setting
+
+
 def begin_segment(trial: str, setting: Mapping[str, Any], source: str = "") -> Segment:
     """The trial's next run; the last one where that began with the same setting from the same checkpoint."""
     found = segments(trial)

@@ -36,7 +36,7 @@ class IclSweep:
         trials: those that have ended, in the order of their ids.
         exhausted: the space held no further setting.
         spent: seconds of work, and of GPUs, by all commands.
-        numbers: of trials, by Tune's name of them.
+        begun: trials that this command has begun.
         wishes: the actor by which running trials are told to end.
         stopping: SIGTERM came.
     """
@@ -55,7 +55,7 @@ class IclSweep:
         self.spent = icl_folder.read_spent(checked.out)
         self.exhausted = False
         self.stopping = False
-        self.numbers: dict[str, int] = {}
+        self.begun: set[int] = set()
         self._since = time.monotonic()
         # On this machine, so that it lives as long as this process does.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -98,15 +98,14 @@ class IclSweep:
         if self.over_budget:
             self.wishes.stop.remote()
 
-    def next(self, name: str) -> tuple[int, Proposal] | None:
+    def next(self) -> tuple[int, Proposal] | None:
         """The next trial to train, noted on storage under its number; None when there is none.
 
         Unfinished trials of an earlier command come first, then the published setting and the points, then what the
         searcher proposes from the trials that have ended.
         """
         ended = {trial.id for trial in self.trials}
-        running = set(self.numbers.values())
-        waiting = [number for number in self.proposals if number not in ended | running]
+        waiting = [number for number in self.proposals if number not in ended | self.begun]
         if self.stopping or self.over_budget:
             return None
         if waiting:
@@ -121,7 +120,7 @@ class IclSweep:
                 return None
             icl_folder.write_proposal(self.checked.out, number, proposal)
             self.proposals[number] = proposal
-        self.numbers[name] = number
+        self.begun.add(number)
         return number, self.proposals[number]
 
     def _propose(self, number: int) -> Proposal | None:
@@ -137,9 +136,8 @@ class IclSweep:
         found = propose(checked.space, checked.objectives, search, request.seed, number, self.trials, planned, 1)
         return found[0] if found else None
 
-    def ended(self, name: str, result: dict[str, Any], error: str = "") -> None:
+    def ended(self, number: int, result: dict[str, Any], error: str = "") -> None:
         """Keep a trial that has ended; one that was interrupted stays unfinished."""
-        number = self.numbers[name]
         trial = self._ended(number, result, error)
         if trial is None:
             return

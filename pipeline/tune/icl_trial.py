@@ -71,7 +71,7 @@ def config_of_trial(common: TrainConfig, setting: dict[str, Any], out: str) -> T
 
 
 class IclTrial(tune.Trainable):
-    """The trial as Tune sees it. Config: {"number": int, "setting": JSON of dotted names}.
+    """The trial as Tune sees it. Config: {"number": int}, and maybe {"setting": JSON of dotted names}, else as it was.
 
     A result is {"step": optimizer steps, objectives ..., "done": False}, one for each validation; the last one has
     done=True, "ended" (whether all steps were done) and, where training failed, "error".
@@ -81,8 +81,10 @@ class IclTrial(tune.Trainable):
         assert common is not None
         self._common, self._wishes = common, wishes
         self._number = int(config["number"])
-        self._setting = icl_folder.from_json(json.loads(config["setting"]))
         self._folder = icl_folder.trial_uri(common.run.out, self._number)
+        given = config.get("setting")  # of a population's member that takes over from another one
+        out = common.run.out
+        self._setting = icl_folder.from_json(json.loads(given)) if given else icl_folder.setting_now(out, self._number)
         self._source = ""  # checkpoint of another trial to go on from
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stop = threading.Event()

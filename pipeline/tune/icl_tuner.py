@@ -29,7 +29,7 @@ from pipeline.tune.icl_request import CheckedIcl
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import SECONDS, STEP, Common, IclTrial, OpenLog
 from pipeline.tune.proposals import mutate, setting_of
-from pipeline.tune.trials import Trial, from_json
+from pipeline.tune.trials import Trial
 
 RETRIES = 2  # starts of a trial whose process was lost, with its machine for example
 LEFT_OUT = 0.25  # of a population: the share that is replaced by as many of the best
@@ -65,13 +65,16 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
     # no more of them run than there is room for; the rest is for small helpers of the engine (0.001 for each run).
     share = tune.PlacementGroupFactory([{"node:__internal_head__": round(0.9 / sweep.concurrent, 4)}])
     trainable: Any = tune.with_parameters(IclTrial, common=Common(run, open_log), wishes=sweep.wishes)
+    population = request.search == "pbt"  # Tune has no searcher beside it: all members are begun at once
+    members = iter(sweep.next, None) if population else iter(())
     return tune.Tuner(
         tune.with_resources(trainable, share),
+        param_space={"number": tune.grid_search([number for number, _ in members])} if population else None,
         tune_config=tune.TuneConfig(
-            search_alg=_Proposer(sweep),
+            search_alg=None if population else _Proposer(sweep),
             scheduler=_scheduler(sweep),
-            num_samples=-1 if request.search != "pbt" else request.trials - len(sweep.trials),
-            max_concurrent_trials=None if request.search == "pbt" else sweep.concurrent,
+            num_samples=1 if population else -1,
+            max_concurrent_trials=None if population else sweep.concurrent,
         ),
         run_config=tune.RunConfig(
             name="experiment",
@@ -149,13 +152,8 @@ class _Proposer(_Here, Searcher):
         self._sweep = sweep
 
     def suggest(self, trial_id: str) -> Any:
-        found = self._sweep.next(trial_id)
-        if found is None:
-            return Searcher.FINISHED
-        number, proposal = found
-        segments = icl_folder.segments(icl_folder.trial_uri(self._sweep.checked.out, number))
-        setting = segments[-1].setting if segments else proposal.setting
-        return {"number": number, "setting": json.dumps(setting)}
+        found = self._sweep.next()
+        return Searcher.FINISHED if found is None else {"number": found[0]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
 
@@ -176,7 +174,7 @@ class _Keeper(_Here, tune.Callback):
     ) -> None:
         train = self._sweep.checked.run.train
         self._sweep.account(result[SECONDS] * train.workers if train.gpu else 0.0)
-        number = self._sweep.numbers[trial.trial_id]
+        number = trial.config["number"]
         objective = self._sweep.checked.objectives[0]
         if objective.name in result and result[STEP] > self._shown.get(number, 0):
             self._shown[number] = result[STEP]
@@ -184,12 +182,12 @@ class _Keeper(_Here, tune.Callback):
             print(f"trial {number}: {steps}, {objective.label} {result[objective.name]:.3f}", flush=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._sweep.ended(trial.trial_id, trial.last_result or {})
+        self._sweep.ended(trial.config["number"], trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lost = trial.get_error()
         text = " ".join(str(lost).split())[:2000]
-        self._sweep.ended(trial.trial_id, trial.last_result or {}, f"Its process was lost: {text}")
+        self._sweep.ended(trial.config["number"], trial.last_result or {}, f"Its process was lost: {text}")
 
 
 class _Population(PopulationBasedTraining):
@@ -201,7 +199,7 @@ class _Population(PopulationBasedTraining):
         self._rng = np.random.default_rng(checked.request.seed)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        setting = from_json(json.loads(trial_to_clone.config["setting"]))
+        setting = icl_folder.setting_now(self._checked.out, trial_to_clone.config["number"])
         space = self._checked.space
         named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
         drawn = mutate(space, {**setting, **named}, self._rng)
