@@ -36,7 +36,8 @@ class Args:
     space: tuple[str, ...] = ()  # NAME=SPEC: search a name in another range, another name too, or fix it
     only: bool = False  # Search only the names of --space, not the rest of the default space
     point: tuple[str, ...] = ()  # "NAME=VALUE NAME=VALUE ...": settings to try right after the published one
-    search: IclSearch = "tpe"  # tpe and random propose through Optuna; grid takes every setting; pbt: a population (not yet run to its end)
+    search: IclSearch = "tpe"
+    """tpe and random propose through Optuna; grid takes every setting; pbt: a population (not yet run to its end)."""
     objectives: tuple[str, ...] = ("noc90",)  # Of noc80 noc85 noc90 iou1 iou3 iou5; the first decides early stopping
     search_seed: int = 0  # Of the search; --seed is that of the training
     grace: int = 0
