@@ -8,7 +8,6 @@ from typing import Any
 
 from jobs.tune_log import WAIT, SweepLog, about_sweep, print_best, tracked
 from pipeline import config
-from pipeline.config_io import to_dict
 from pipeline.tune import cfr_parts
 from pipeline.tune.cfr_request import CheckedSweep, identity
 from pipeline.tune.cfr_sweep import Sweep
@@ -68,17 +67,8 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
 
 def _about(sweep: Sweep) -> dict[str, Any]:
     checked = sweep.checked
-    info = checked.evaluation.checkpoint
     return {
-        "checkpoint": {
-            "uri": info.uri,
-            "format": info.format,
-            "sha256": info.sha256,
-            "step": info.step,
-            "recipe": info.config.recipe if info.config else None,
-            "mlflow_run": info.mlflow_run,
-            "model": to_dict(info.model),
-        },
+        "checkpoint": checked.evaluation.checkpoint.to_dict(),
         "options": {name: value for name, value in identity(checked).items() if name not in ("checkpoint", "space")},
         "data": {data.name: {"objects": data.objects, "images": data.images} for data in sweep.datasets},
         "wanted": checked.request.trials,

@@ -53,7 +53,7 @@ class SweepLog:
         """Write summary.json, best.json and the report; the same goes to MLflow.
 
         Raises:
-            UserError: every trial failed.
+            UserError: no trial came to its end.
         """
         summary = {**summary, "mlflow_run": self.run.run_id}
         text = json.dumps(summary, indent=1)
@@ -94,13 +94,13 @@ def tracked(
 
 def print_best(summary: Mapping[str, Any]) -> None:
     """The settings worth using at each cost where cost is an objective, else those on the front, or the best one."""
-    trials, names = summary["trials"], summary["objectives"]
+    trials, names = {trial["id"]: trial for trial in summary["trials"]}, summary["objectives"]
     print(f"\n{'trial':>5}  " + "".join(f"{name:>10}" for name in names) + "  setting")
     worth = [step["trial"] for step in summary["worth"] if step["worth"]]
     for number in worth or summary["front"] or [summary["best"]["trial"]]:
         trial = trials[number]
         figures = "".join(f"{trial['metrics'][name]:>10.3f}" for name in names)
         print(f"{number:>5}  {figures}  {trial['name'] or describe_setting(trial['setting'], summary['base'])}")
-    states = [trial["state"] for trial in trials]
+    states = [trial["state"] for trial in trials.values()]
     counts = "".join(f", {states.count(state)} {state}" for state in ("failed", "stopped") if state in states)
     print(f"{len(trials)} trials{counts}. Best: trial {summary['best']['trial']}.")

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import runtime, storage
-from pipeline.config_io import to_dict
 from pipeline.evaluate import results
 from pipeline.evaluate.item import evaluate_item
 from pipeline.evaluate.plan import DataSet, Item, plan
@@ -106,18 +105,10 @@ class Evaluator(InferenceActor):
 
 
 def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejected: pa.Table) -> dict[str, Any]:
-    info, request = checked.checkpoint, checked.request
+    request = checked.request
     return {
         "schema_version": 1,
-        "checkpoint": {
-            "uri": info.uri,
-            "format": info.format,
-            "sha256": info.sha256,
-            "step": info.step,
-            "recipe": info.config.recipe if info.config else None,
-            "mlflow_run": info.mlflow_run,
-            "model": to_dict(info.model),
-        },
+        "checkpoint": checked.checkpoint.to_dict(),
         "options": options(request),
         "data": {d.name: {"uri": s.uri, "source": d.source} for d, s in zip(datasets, checked.sources, strict=True)},
         "rejected": {d.name: reasons for d in datasets if (reasons := results.reasons(rejected, d.name))},

@@ -50,6 +50,18 @@ class CheckpointInfo:
     config: config.TrainConfig | None = None
     mlflow_run: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a summary.json."""
+        return {
+            "uri": self.uri,
+            "format": self.format,
+            "sha256": self.sha256,
+            "step": self.step,
+            "recipe": self.config.recipe if self.config else None,
+            "mlflow_run": self.mlflow_run,
+            "model": config_io.to_dict(self.model),
+        }
+
 
 def find_checkpoint(uri: str) -> str:
     """The checkpoint a URI means: a checkpoint folder itself, or the latest one of a run folder.

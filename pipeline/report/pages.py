@@ -41,18 +41,23 @@ def plot(figure: Figure, name: str, caption: str) -> Picture:
 
 def header(summary: Mapping[str, Any]) -> Facts:
     """What was looked at, how, when and with what."""
-    checkpoint, environment = summary.get("checkpoint", {}), summary.get("environment", {})
+    checkpoint, environment = summary.get("checkpoint"), summary.get("environment", {})
     commit = environment.get("git_commit")
     machine = [f"{environment['cpus']} CPUs"] if "cpus" in environment else []
     machine += environment.get("gpus", [])
     versions = {"python": environment.get("python"), **environment.get("versions", {})}
+    about: list[tuple[str, Any]] = [("Recipe", summary.get("recipe"))]  # of a sweep that trains
+    if checkpoint is not None:
+        about = [
+            ("Checkpoint", checkpoint["uri"]),
+            ("SHA-256", checkpoint["sha256"]),
+            ("Format", {"cfr-icl": "this project's", "published": "published .pth"}[checkpoint["format"]]),
+            ("Recipe", checkpoint.get("recipe")),
+            ("Training step", checkpoint.get("step")),
+            ("Training run", checkpoint.get("mlflow_run")),
+        ]
     rows = [
-        ("Checkpoint", checkpoint.get("uri")),
-        ("SHA-256", checkpoint.get("sha256")),
-        ("Format", {"cfr-icl": "this project's", "published": "published .pth"}.get(checkpoint.get("format", ""))),
-        ("Recipe", checkpoint.get("recipe", summary.get("recipe"))),
-        ("Training step", checkpoint.get("step")),
-        ("Training run", checkpoint.get("mlflow_run")),
+        *about,
         ("Command", summary.get("command")),
         ("Date", summary.get("date")),
         (

@@ -95,9 +95,10 @@ def _worth(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: Sequ
     on_front = [step["trial"] for step in summary["worth"]]
     figure = sweep_plots.pareto_plot(trials, cost, quality, on_front, worth)
     rows, marks = [], {"yes": "good", "not told apart": "none"}
-    others = [o for o in OBJECTIVES.values() if o not in (quality, cost) and o.name in trials[on_front[0]].metrics]
+    by_id = {trial.id: trial for trial in trials}
+    others = [o for o in OBJECTIVES.values() if o not in (quality, cost) and o.name in by_id[on_front[0]].metrics]
     for step in summary["worth"]:
-        trial = trials[step["trial"]]
+        trial = by_id[step["trial"]]
         change = ABSENT
         if step["change"] is not None:
             value, low, high = step["change"]
@@ -132,10 +133,8 @@ def _front(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: Sequ
     first, second = objectives[:2]
     figure = sweep_plots.pareto_plot(trials, first, second, summary["front"], [])
     blocks: list[Block] = [Heading(f"Pareto front of {first.label} and {second.label}")]
-    rows = [
-        [f"#{n}", _name(trials[n], summary["base"]), *(_figure(trials[n], o) for o in objectives)]
-        for n in summary["front"]
-    ]
+    shown = [trial for trial in trials if trial.id in summary["front"]]
+    rows = [[f"#{t.id}", _name(t, summary["base"]), *(_figure(t, o) for o in objectives)] for t in shown]
     blocks.append(Table(["trial", "setting", *(o.label for o in objectives)], rows, text_columns=2))
     if figure is not None:
         blocks.append(plot(figure, "pareto.png", f"{second.label} against {first.label}, a point for each trial."))

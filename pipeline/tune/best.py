@@ -45,8 +45,9 @@ def write_settings(
     """Write best.json, and a file like it for every setting on the front."""
     if summary["best"] is not None:
         storage.write_bytes(storage.join(out, BEST), json.dumps(summary["best"], indent=1).encode())
+    by_id = {trial.id: trial for trial in trials}
     for number in dict.fromkeys([*summary["front"], *(step["trial"] for step in summary["worth"])]):
-        content = setting_file(trials[number], "It is on the Pareto front.", space, objectives, out)
+        content = setting_file(by_id[number], "It is on the Pareto front.", space, objectives, out)
         uri = storage.join(out, SETTINGS, f"trial-{number:04d}.json")
         storage.write_bytes(uri, json.dumps(content, indent=1).encode())
 

@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from pipeline.errors import UserError, did_you_mean
 
 Value = Any
@@ -239,26 +237,6 @@ def draw(dimension: Dimension, name: str, trial: Suggests) -> Value:
                 return trial.suggest_int(name, int(low), int(high), step=int(step or 1))
             value = trial.suggest_float(name, low, high, step=step, log=log)
             return _on_grid(dimension, value) if step else value
-
-
-class DrawsBy:
-    """Draws values (`Suggests`) by a generator, each as likely as any other of its range."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return choices[int(self._rng.integers(len(choices)))]
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
-        if step:
-            return low + step * int(self._rng.integers(round((high - low) / step) + 1))
-        if log:
-            return float(min(high, max(low, math.exp(self._rng.uniform(math.log(low), math.log(high))))))
-        return float(self._rng.uniform(low, high))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int) -> int:
-        return low + step * int(self._rng.integers((high - low) // step + 1))
 
 
 def plain(value: Value) -> Value:

@@ -11,7 +11,7 @@ from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.evaluate.request import claim
 from pipeline.model.segmenter import check_crop
-from pipeline.model.start import is_uri, new_model
+from pipeline.model.start import new_model
 from pipeline.train.run_folder import FREE
 from pipeline.tune.proposals import Proposal, config_of, first_proposals, grid
 from pipeline.tune.spaces import Space, build, icl_defaults
@@ -100,7 +100,7 @@ def check(request: IclRequest) -> CheckedIcl:
     manifests = {"train": load_manifest(run.data.train), "val": load_manifest(run.data.val)}
     check_crop(run.model, run.data.crop, "--data.crop")
     check_crop(run.model, run.cfr.crop, "--cfr.crop")
-    if run.model.start and (is_uri(run.model.start) or run.model.start.startswith("timm:")):
+    if run.model.start:
         new_model(run.model, run.model.start)  # a wrong start is found before anything is begun
     grace = request.grace or max(1, steps // 9)
     if grace >= steps and (request.reduction > 1 or request.search == "pbt"):

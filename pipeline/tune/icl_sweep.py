@@ -147,18 +147,15 @@ class IclSweep:
         icl_folder.write_trials(self.checked.out, self.trials)
 
     def _ended(self, number: int, result: dict[str, Any], error: str) -> Trial | None:
-        uri, proposal = icl_folder.trial_uri(self.checked.out, number), self.proposals[number]
-        history = icl_folder.history(uri)
-        segments = icl_folder.segments(uri)
-        setting = segments[-1].setting if segments else proposal.setting
-        about = {**asdict(proposal), "setting": setting, "history": history, "generation": 0}
+        out = self.checked.out
+        history = icl_folder.history(icl_folder.trial_uri(out, number))
+        about = asdict(self.proposals[number])
+        about |= {"setting": icl_folder.setting_now(out, number), "history": history}
         seconds = float(result.get("time_total_s", 0.0))
         if error or ERROR in result:
             return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)
-        if not result.get(ENDED) and self.stopping:
+        if not result.get(ENDED) and (self.stopping or not history):  # SIGTERM, or the end of the budget at its start
             return None
-        if not history:
-            return Trial(number, "failed", error="It ended before its first validation.", seconds=seconds, **about)
         metrics = {name: value for name, value in history[-1].items() if name != STEP}
         whole = history[-1][STEP] >= self.checked.run.total_steps
         return Trial(number, "done" if whole else "stopped", metrics=metrics, seconds=seconds, **about)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+from types import SimpleNamespace
 from typing import Any
 
 # Read when Tune's modules are imported. The last result of a trial that failed has no figures.
@@ -18,6 +19,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one ignores verbose=0
 
 import numpy as np
+import optuna
+from optuna.samplers import RandomSampler
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
@@ -116,16 +119,9 @@ def _scheduler(sweep: IclSweep) -> TrialScheduler:
     return scheduler
 
 
-class _Known:
-    """A trial of an earlier command, as far as a scheduler looks at it."""
-
-    def __init__(self, trial: Trial) -> None:
-        self.trial_id = f"earlier-{trial.id}"
-
-
 def _tell(scheduler: ASHAScheduler, trial: Trial) -> None:
     """Let early stopping compare with a trial that ended under an earlier command."""
-    known: Any = _Known(trial)
+    known: Any = SimpleNamespace(trial_id=f"earlier-{trial.id}")  # all that ASHA looks at
     nobody: Any = None
     scheduler.on_trial_add(nobody, known)
     for row in trial.history:
@@ -197,10 +193,11 @@ class _Population(PopulationBasedTraining):
         super().__init__(**options)
         self._checked = checked
         self._rng = np.random.default_rng(checked.request.seed)
+        self._study = optuna.create_study(sampler=RandomSampler(checked.request.seed))
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         setting = icl_folder.setting_now(self._checked.out, trial_to_clone.config["number"])
         space = self._checked.space
         named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
-        drawn = mutate(space, {**setting, **named}, self._rng)
+        drawn = mutate(space, {**setting, **named}, self._rng, self._study.ask())
         return {"number": trial.config["number"], "setting": json.dumps(setting_of(space, drawn))}, {}

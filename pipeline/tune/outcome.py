@@ -26,7 +26,7 @@ def summary_of(
     """
     quality, cost = split(objectives)
     steps = worth_using(trials, quality, cost, difference) if quality and cost and difference else []
-    step, compared = at_common_step(trials) if space.kind == "icl" else (0, list(trials))
+    compared = at_common_step(trials)[1] if space.kind == "icl" else trials
     chosen = best(trials, objectives, difference)
     return {
         "kind": space.kind,
@@ -48,6 +48,5 @@ def summary_of(
             o.name: [asdict(s) for s in spreads(compared, space.searched, objectives, i)]
             for i, o in enumerate(objectives)
         },
-        "spread_step": step,
         "best": None if chosen is None else setting_file(chosen[0], chosen[1], space, objectives, sweep),
     }

@@ -19,7 +19,6 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
 from pipeline.tune.dimensions import (
     Dimension,
-    DrawsBy,
     Fixed,
     Range,
     Suggests,
@@ -187,16 +186,19 @@ def config_of(space: Space, setting: Mapping[str, Any]) -> Any:
     return config_io.replace(space.config, **setting)
 
 
-def mutate(space: Space, drawn: Mapping[str, Any], rng: np.random.Generator) -> Values:
+def mutate(space: Space, drawn: Mapping[str, Any], rng: np.random.Generator, anew: Suggests) -> Values:
     """A neighbour of a draw, as population based training explores (arXiv 1711.09846, appendix A).
 
     A value is drawn anew with chance `RESAMPLED`, and where the neighbour needs one that the draw lacks. Else a
     number is multiplied by one of `FACTORS` and kept in its range, and one of counted values moves to a neighbour.
+
+    Args:
+        anew: draws the values that are drawn anew.
     """
 
     def choose(name: str, dimension: Dimension, base: Values) -> Any:
         if name not in drawn or not contains(dimension, drawn[name]) or rng.random() < RESAMPLED:
-            return draw(dimension, name, DrawsBy(rng))
+            return draw(dimension, name, anew)
         counted = all_values(dimension)
         if counted is None:
             assert isinstance(dimension, Range)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.samplers import RandomSampler
 
 from jobs.recipes import RECIPES
 from pipeline import storage
@@ -132,8 +134,9 @@ def test_neighbours_stay_in_the_space(shards: str, tmp_path: Path) -> None:
     run = small(shards, tmp_path)
     space = build("icl", run, icl_defaults(run))
     drawn, rng, seen = point_of(space, {}), np.random.default_rng(0), []
+    study = optuna.create_study(sampler=RandomSampler(0))
     for _ in range(300):
-        drawn = mutate(space, drawn, rng)
+        drawn = mutate(space, drawn, rng, study.ask())
         assert all(contains(space.dimensions[name], value) for name, value in drawn.items())
         config_of(space, setting_of(space, drawn))
         seen.append(drawn)

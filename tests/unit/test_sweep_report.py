@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 from matplotlib import pyplot, rcParams
 
+from jobs.tune_log import print_best
+from pipeline.config import TrainConfig
 from pipeline.report import sweep_plots
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
-from pipeline.tune.trials import OBJECTIVES
+from pipeline.tune.best import write_settings
+from pipeline.tune.outcome import summary_of
+from pipeline.tune.spaces import build
+from pipeline.tune.trials import OBJECTIVES, Trial
 from tests.sweep_example import OBJECTIVES_, SPACE, sweep_summary, sweep_trials
 
 
@@ -66,3 +73,39 @@ def test_pareto_plot_joins_the_front() -> None:
     drawn = sorted((trials[i].metrics["passes"], trials[i].metrics["noc90"]) for i in front)
     assert [tuple(p) for p in line.get_xydata().tolist()] == drawn  # type: ignore[union-attr]
     assert sweep_plots.pareto_plot(trials[-1:], passes, noc, [], []) is None
+
+
+def test_an_icl_sweep_with_an_unfinished_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trial 1 was not ended when the hours were over: trials go by their ids, not by their place."""
+    config = TrainConfig(recipe="tiny")
+    space = build("icl", config, {}, ("optim.lr=choice(1e-5,1e-4,1e-3)",))
+    objectives = [OBJECTIVES["noc80"], OBJECTIVES["iou1"]]
+
+    def trial(number: int, lr: float, *figures: tuple[float, float]) -> Trial:
+        history = [{"step": 5.0 * i, "noc80": noc, "iou1": iou} for i, (noc, iou) in enumerate(figures, start=1)]
+        state = "done" if len(figures) == 2 else "stopped"
+        metrics = {"noc80": figures[-1][0], "iou1": figures[-1][1]}
+        return Trial(number, state, {"optim.lr": lr}, {"optim.lr": lr}, metrics, history=history)
+
+    trials = [trial(0, 1e-5, (9, 0.4), (8, 0.5)), trial(2, 1e-4, (9, 0.3), (5, 0.2)), trial(3, 1e-3, (20, 0.1))]
+    options = {"search": "tpe", "reduction": 2, "grace": 5, "seed": 0}
+    summary = {
+        **summary_of(trials, space, objectives, None, str(tmp_path)),
+        "recipe": "tiny",
+        "steps": 10,
+        "hours": 0.1,
+        "options": options,
+        "command": "x",
+        "data": {"val": {"objects": 3, "images": 3}},
+    }
+    assert summary["front"] == [0, 2] and summary["best"]["trial"] == 2
+    groups = [tuple(group[1:]) for group in summary["spreads"]["noc80"][0]["groups"]]
+    assert groups == [(1, 9.0), (1, 9.0), (1, 20.0)]  # by step 5, which all three reached
+    write_settings(str(tmp_path), summary, trials, space, objectives)
+    assert json.loads((tmp_path / "settings" / "trial-0002.json").read_text())["values"]["optim.lr"] == 1e-4
+    files = {f.name for f in write_sweep_report(tmp_path, summary)}
+    assert {"history-noc80.png", "history-iou1.png", "pareto.png"} <= files
+    text = (tmp_path / "report.md").read_text()
+    assert "At steps 5 a trial goes on" in text and "validation at step 5, the last" in text
+    print_best(summary)
+    assert "    2       5.000     0.200  lr 0.0001" in capsys.readouterr().out
