@@ -37,7 +37,7 @@ class Args:
     only: bool = False  # Search only the names of --space, not the rest of the default space
     point: tuple[str, ...] = ()  # "NAME=VALUE NAME=VALUE ...": settings to try right after the published one
     search: IclSearch = "tpe"
-    """tpe and random propose through Optuna; grid takes every setting; pbt: a population (not yet run to its end)."""
+    """tpe and random propose through Optuna; grid takes every setting; pbt: a population."""
     objectives: tuple[str, ...] = ("noc90",)  # Of noc80 noc85 noc90 iou1 iou3 iou5; the first decides early stopping
     search_seed: int = 0  # Of the search; --seed is that of the training
     grace: int = 0
@@ -82,6 +82,10 @@ def job(args: list[str]) -> None:
         if not run(sweep, log.open_trial()):
             print(f"stopped: {checked.out} is saved, and the same command continues it", flush=True)
             raise SystemExit(runtime.STOPPED)
+        if sweep.over_budget and (unfinished := len(sweep.proposals) - len(sweep.trials)):
+            print(
+                f"the hours are used up: {unfinished} trials are unfinished, and go on with a higher limit", flush=True
+            )
         summary = log.finish(sweep)
     print_best(summary)
     print(f"Report: {checked.out}/report.html")

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.train.run_folder import METRICS
+from pipeline.train.state import step_of
 from pipeline.tune.proposals import Proposal
 from pipeline.tune.trials import Trial, from_json
 
@@ -107,9 +108,14 @@ def begin_segment(trial: str, setting: Mapping[str, Any], source: str = "") -> S
 
 
 def history(trial: str) -> list[dict[str, float]]:
-    """{"step": ..., figure: value} of each validation over all runs of a trial, in order."""
+    """{"step": ..., figure: value} of each validation over all runs of a trial, in order.
+
+    What a run did after the step at which the next one took over from another trial does not count.
+    """
     found: dict[int, dict[str, float]] = {}
     for segment in segments(trial):
+        if segment.source:
+            found = {step: row for step, row in found.items() if step <= step_of(segment.source)}
         uri = storage.join(segment.uri, METRICS)
         if storage.exists(uri):
             for row in map(json.loads, storage.read_bytes(uri).decode().splitlines()):

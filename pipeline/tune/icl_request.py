@@ -43,7 +43,8 @@ class IclRequest:
             exchanges of a population; 0: a ninth of the run. It takes the place of `run.train.val_every`.
         reduction: of the trials that reach a rung, one in so many goes on to the next; 1: none is stopped early.
         concurrent: trials at once; 0: as many as the cluster holds.
-        hours: after so many hours of work no trial is begun, and those that train are ended; 0: no limit.
+        hours: after so many hours of work no trial is begun, and those that train save and stay unfinished; with a
+            higher limit the same sweep goes on; 0: no limit.
         gpu_hours: the same, over all GPUs.
     """
 

@@ -137,7 +137,7 @@ class IclSweep:
         return found[0] if found else None
 
     def ended(self, number: int, result: dict[str, Any], error: str = "") -> None:
-        """Keep a trial that has ended; one that was interrupted stays unfinished."""
+        """Keep a trial that has ended; one that SIGTERM or the budget interrupted stays unfinished."""
         trial = self._ended(number, result, error)
         if trial is None:
             return
@@ -154,7 +154,7 @@ class IclSweep:
         seconds = float(result.get("time_total_s", 0.0))
         if error or ERROR in result:
             return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)
-        if not result.get(ENDED) and (self.stopping or not history):  # SIGTERM, or the end of the budget at its start
+        if not result.get(ENDED) and (self.stopping or self.over_budget):
             return None
         metrics = {name: value for name, value in history[-1].items() if name != STEP}
         whole = history[-1][STEP] >= self.checked.run.total_steps

@@ -120,16 +120,20 @@ class IclTrial(tune.Trainable):
             self._thread.join(STOP_SECONDS)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Point to the newest checkpoint of the run: another trial may go on from there (population)."""
+        """Point to the checkpoint of the last result: another trial may go on from there (population)."""
         assert self._segment is not None
-        pointer = {"number": self._number, "run": self._segment.uri}
+        pointer = {"number": self._number, "run": self._segment.uri, "step": self._last[STEP]}
         Path(checkpoint_dir, POINTER).write_text(json.dumps(pointer))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from what a pointer names: another trial's checkpoint, or where this one was."""
+        """Go on from what a pointer names: another trial's checkpoint, or where this one was.
+
+        Where the other trial has trained on and deleted that checkpoint meanwhile, the next one it kept.
+        """
         pointer = json.loads(Path(checkpoint, POINTER).read_text())
         if pointer["number"] != self._number:
-            self._source = complete_checkpoints(pointer["run"])[-1]
+            kept = complete_checkpoints(pointer["run"])
+            self._source = next(uri for uri in kept if step_of(uri) >= pointer["step"])
 
     def _begin(self) -> None:
         held = icl_folder.segments(self._folder)

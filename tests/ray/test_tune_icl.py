@@ -131,14 +131,19 @@ def member(out: Path, number: int, rate: float) -> IclTrial:
 def test_a_member_of_a_population_goes_on_from_anothers_checkpoint_or_from_its_own(tmp_path: Path) -> None:
     folder = icl_folder.trial_uri(str(tmp_path), 1)
     run = icl_folder.begin_segment(folder, {"optim.lr": 0.1}).uri
-    storage.write_bytes(f"{run}/checkpoints/step_00000003/state.json", b"{}")
+    for step in (1, 3, 5):
+        storage.write_bytes(f"{run}/checkpoints/step_{step:08d}/state.json", b"{}")
     donor = member(tmp_path, 1, 0.1)
-    donor._segment = icl_folder.segments(folder)[0]
+    donor._segment, donor._last = icl_folder.segments(folder)[0], {"step": 3}
     (tmp_path / "pointer").mkdir()
     donor.save_checkpoint(str(tmp_path / "pointer"))
     other = member(tmp_path, 2, 0.2)
     other.load_checkpoint(str(tmp_path / "pointer"))
-    assert other._source == f"{run}/checkpoints/step_00000003"
+    assert other._source == f"{run}/checkpoints/step_00000003", "not where the donor got to later"
+    storage.remove(f"{run}/checkpoints/step_00000003")
+    late = member(tmp_path, 2, 0.2)
+    late.load_checkpoint(str(tmp_path / "pointer"))
+    assert late._source == f"{run}/checkpoints/step_00000005"
     again = member(tmp_path, 1, 0.1)
     again.load_checkpoint(str(tmp_path / "pointer"))
     assert again._source == ""

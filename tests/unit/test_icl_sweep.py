@@ -110,6 +110,7 @@ def test_runs_of_a_trial_and_their_validations(tmp_path: Path) -> None:
     first = icl_folder.begin_segment(folder, {"loss.weights": (1.0, 2.0)})
     assert icl_folder.begin_segment(folder, {"loss.weights": (1.0, 2.0)}) == first  # the same: gone on with
     rows = '{"step": 1, "train/loss": 2}\n{"step": 2, "val/noc90": 9.0}\n{"step": 4, "val/noc90": 8.0}\n'
+    rows += '{"step": 5, "val/noc90": 1.0}\n'  # after another trial's checkpoint was taken over at step 4
     storage.write_bytes(f"{first.uri}/metrics.jsonl", rows.encode())
     second = icl_folder.begin_segment(folder, {"loss.weights": (1.0,)}, "elsewhere/step_00000004")
     assert icl_folder.segments(folder) == [first, second] and second.uri.endswith("run-1")
