@@ -24,6 +24,7 @@ from jobs.tune_icl_log import tracked_icl
 from jobs.tune_log import print_best
 from pipeline import runtime
 from pipeline.config import TrainConfig
+from pipeline.errors import UserError
 from pipeline.tune.icl_request import IclRequest, IclSearch, check
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_tuner import run
@@ -82,10 +83,12 @@ def job(args: list[str]) -> None:
         if not run(sweep, log.open_trial()):
             print(f"stopped: {checked.out} is saved, and the same command continues it", flush=True)
             raise SystemExit(runtime.STOPPED)
-        if sweep.over_budget and (unfinished := len(sweep.proposals) - len(sweep.trials)):
-            print(
-                f"the hours are used up: {unfinished} trials are unfinished, and go on with a higher limit", flush=True
-            )
+        if sweep.over_budget:
+            left = len(sweep.unfinished)
+            said = f"the hours are used up, {left} trials are unfinished: the same command with more goes on"
+            if not sweep.trials:
+                raise UserError(said)
+            print(said, flush=True)
         summary = log.finish(sweep)
     print_best(summary)
     print(f"Report: {checked.out}/report.html")

@@ -70,6 +70,16 @@ class IclSweep:
         return max(1, min(most, request.trials - len(self.trials)))
 
     @property
+    def unfinished(self) -> list[int]:
+        """Trials that were begun, now or under an earlier command, and have not ended."""
+        ended = {trial.id for trial in self.trials}
+        return [number for number in self.proposals if number not in ended]
+
+    def history(self, number: int) -> list[dict[str, float]]:
+        """See `icl_folder.history`."""
+        return icl_folder.history(icl_folder.trial_uri(self.checked.out, number))
+
+    @property
     def wants_more(self) -> bool:
         """Whether trials are left to be trained."""
         return len(self.trials) < self.checked.request.trials and not self.stopping and not self.over_budget
@@ -89,14 +99,18 @@ class IclSweep:
         self.stopping = True
         self.wishes.stop.remote()
 
-    def account(self, gpu_seconds: float = 0.0) -> None:
-        """Note the time since the last call, and of GPUs `gpu_seconds`; end all trials when a budget is used up."""
+    def account(self, gpus: int = 0) -> None:
+        """Note the time since the last call, in which `gpus` were in use; end all trials when a budget is used up."""
         now = time.monotonic()
-        self.spent = (self.spent[0] + now - self._since, self.spent[1] + gpu_seconds)
-        self._since = now
-        icl_folder.write_spent(self.checked.out, *self.spent)
-        if self.over_budget:
+        seconds, self._since = now - self._since, now
+        was_over = self.over_budget
+        self.spent = (self.spent[0] + seconds, self.spent[1] + seconds * gpus)
+        if self.over_budget and not was_over:
             self.wishes.stop.remote()
+
+    def keep_spent(self) -> None:
+        """Write down what was spent, for the next command."""
+        icl_folder.write_spent(self.checked.out, *self.spent)
 
     def next(self) -> tuple[int, Proposal] | None:
         """The next trial to train, noted on storage under its number; None when there is none.
@@ -104,8 +118,7 @@ class IclSweep:
         Unfinished trials of an earlier command come first, then the published setting and the points, then what the
         searcher proposes from the trials that have ended.
         """
-        ended = {trial.id for trial in self.trials}
-        waiting = [number for number in self.proposals if number not in ended | self.begun]
+        waiting = [number for number in self.unfinished if number not in self.begun]
         if self.stopping or self.over_budget:
             return None
         if waiting:
@@ -131,8 +144,7 @@ class IclSweep:
             return first[0]
         request = checked.request
         search = "random" if request.search == "pbt" else request.search
-        ended = {trial.id for trial in self.trials}
-        planned = [p for n, p in self.proposals.items() if n not in ended]
+        planned = [self.proposals[number] for number in self.unfinished]
         found = propose(checked.space, checked.objectives, search, request.seed, number, self.trials, planned, 1)
         return found[0] if found else None
 
@@ -148,7 +160,7 @@ class IclSweep:
 
     def _ended(self, number: int, result: dict[str, Any], error: str) -> Trial | None:
         out = self.checked.out
-        history = icl_folder.history(icl_folder.trial_uri(out, number))
+        history = self.history(number)
         about = asdict(self.proposals[number])
         about |= {"setting": icl_folder.setting_now(out, number), "history": history}
         seconds = float(result.get("time_total_s", 0.0))

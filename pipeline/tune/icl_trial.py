@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from pipeline.train.state import adopt, complete_checkpoints, step_of
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_folder import Segment, validation_figures
 
-STEP, ERROR, ENDED, SECONDS = "step", "error", "ended", "trial_seconds"
+STEP, ERROR, ENDED = "step", "error", "ended"
 POINTER = "checkpoint.json"
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 120.0  # that a run has for saving when it is stopped
@@ -80,38 +79,46 @@ class IclTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], common: Common | None = None, wishes: Any = None) -> None:
         assert common is not None
         self._common, self._wishes = common, wishes
-        self._number = int(config["number"])
-        self._folder = icl_folder.trial_uri(common.run.out, self._number)
-        given = config.get("setting")  # of a population's member that takes over from another one
-        out = common.run.out
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Make this process the trial of `new_config`; the training of the trial that it was is stopped."""
+        self.cleanup()
+        self._number, out = int(new_config["number"]), self._common.run.out
+        self._folder = icl_folder.trial_uri(out, self._number)
+        given = new_config.get("setting")  # of a population's member that takes over from another one
         self._setting = icl_folder.from_json(json.loads(given)) if given else icl_folder.setting_now(out, self._number)
         self._source = ""  # checkpoint of another trial to go on from
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = None
         self._error: Exception | None = None
         self._complete = False
         self._last: dict[str, Any] = {STEP: 0}
         self._segment: Segment | None = None
+        return True
 
     def step(self) -> dict[str, Any]:
         """The next validation, or the end."""
         if self._thread is None:
+            if ray.get(self._wishes.stopping.remote()):
+                return self._last | {"done": True, ENDED: False}
             self._begin()
         assert self._thread is not None
-        start = time.monotonic()
         while True:
             alive = self._thread.is_alive()  # looked up first: what it put before it ended is then in the queue
             try:
                 self._last = self._results.get(timeout=LOOK_SECONDS if alive else 0)
-                return self._last | {SECONDS: time.monotonic() - start, "done": False}
+                return self._last | {"done": False}
             except queue.Empty:
                 if not alive:
                     break
                 if ray.get(self._wishes.stopping.remote()):
                     self._stop.set()
         failed = {} if self._error is None else {ERROR: _text(self._error)}
-        return self._last | {SECONDS: time.monotonic() - start, "done": True, ENDED: self._complete, **failed}
+        return self._last | {"done": True, ENDED: self._complete, **failed}
 
     def cleanup(self) -> None:
         """Stop training: the workers save and end before the next trial needs their place."""
@@ -120,8 +127,12 @@ class IclTrial(tune.Trainable):
             self._thread.join(STOP_SECONDS)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Point to the checkpoint of the last result: another trial may go on from there (population)."""
+        """Point to the checkpoint of the last result, from where another trial may go on, and stop training.
+
+        Tune asks for it when a member of a population is to wait for the others.
+        """
         assert self._segment is not None
+        self.cleanup()
         pointer = {"number": self._number, "run": self._segment.uri, "step": self._last[STEP]}
         Path(checkpoint_dir, POINTER).write_text(json.dumps(pointer))
 

@@ -28,9 +28,8 @@ from ray.tune.search import Searcher
 from pipeline import config_io, runtime, storage
 from pipeline.cluster import stream_tasks
 from pipeline.tune import icl_folder, weights
-from pipeline.tune.icl_request import CheckedIcl
 from pipeline.tune.icl_sweep import IclSweep
-from pipeline.tune.icl_trial import SECONDS, STEP, Common, IclTrial, OpenLog
+from pipeline.tune.icl_trial import STEP, Common, IclTrial, OpenLog
 from pipeline.tune.proposals import mutate, setting_of
 from pipeline.tune.trials import Trial
 
@@ -53,7 +52,7 @@ def run(sweep: IclSweep, open_log: OpenLog) -> bool:
         with runtime.stoppable(sweep.stop):
             _tuner(sweep, open_log, engine).fit()
         storage.remove(engine)
-        sweep.account()
+        sweep.keep_spent()
     return not sweep.stopping
 
 
@@ -75,9 +74,10 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
         param_space={"number": tune.grid_search([number for number, _ in members])} if population else None,
         tune_config=tune.TuneConfig(
             search_alg=None if population else _Proposer(sweep),
-            scheduler=_scheduler(sweep),
+            scheduler=scheduler(sweep),
             num_samples=1 if population else -1,
             max_concurrent_trials=None if population else sweep.concurrent,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="experiment",
@@ -90,20 +90,12 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
     )
 
 
-def _scheduler(sweep: IclSweep) -> TrialScheduler:
+def scheduler(sweep: IclSweep) -> TrialScheduler:
+    """Who decides which trials go on: early stopping, a population's exchanges, or nobody."""
     checked, request = sweep.checked, sweep.checked.request
     objective, steps = checked.objectives[0], checked.run.total_steps
     if request.search == "pbt":
-        return _Population(
-            checked,
-            time_attr=STEP,
-            metric=objective.name,
-            mode=objective.mode,
-            perturbation_interval=checked.grace,
-            quantile_fraction=LEFT_OUT,
-            log_config=False,
-            custom_explore_fn=lambda config: config,  # see _Population
-        )
+        return _Population(sweep)
     if request.reduction == 1:
         return FIFOScheduler()
     scheduler = ASHAScheduler(
@@ -165,11 +157,15 @@ class _Keeper(_Here, tune.Callback):
         self._sweep = sweep
         self._shown: dict[int, int] = {}  # last step that was shown of each trial
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        train = self._sweep.checked.run.train
+        running = sum(trial.status == trial.RUNNING for trial in trials)
+        self._sweep.account(running * train.workers if train.gpu else 0)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        train = self._sweep.checked.run.train
-        self._sweep.account(result[SECONDS] * train.workers if train.gpu else 0.0)
+        self._sweep.keep_spent()
         number = trial.config["number"]
         objective = self._sweep.checked.objectives[0]
         if objective.name in result and result[STEP] > self._shown.get(number, 0):
@@ -187,13 +183,62 @@ class _Keeper(_Here, tune.Callback):
 
 
 class _Population(PopulationBasedTraining):
-    """Population based training whose new settings are neighbours in our space, the trial's number kept."""
+    """Population based training: every `grace` steps the worst members take over from the best.
 
-    def __init__(self, checked: CheckedIcl, **options: Any) -> None:
-        super().__init__(**options)
+    All members are compared at the same step (those that come there first wait), so that the outcome depends neither on
+    how many train at once nor on who is faster. New settings are neighbours in our space. No exchange at the last step.
+    """
+
+    def __init__(self, sweep: IclSweep) -> None:
+        checked = sweep.checked
+        objective = checked.objectives[0]
+        super().__init__(
+            time_attr=STEP,
+            metric=objective.name,
+            mode=objective.mode,
+            perturbation_interval=checked.grace,
+            quantile_fraction=LEFT_OUT,
+            log_config=False,
+            synch=True,
+            custom_explore_fn=lambda config: config,  # in its place: _get_new_config
+        )
         self._checked = checked
+        self._gone: set[Any] = set()  # members that have ended or failed
         self._rng = np.random.default_rng(checked.request.seed)
         self._study = optuna.create_study(sampler=RandomSampler(checked.request.seed))
+        # Members that an earlier command began say again what they reached; exchanges go on from there.
+        reached = max((rows[-1][STEP] for rows in map(sweep.history, sweep.unfinished) if rows), default=0)
+        self._next_perturbation_sync = max(1, int(reached) // checked.grace) * checked.grace
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if not self._next_perturbation_sync <= result[STEP] < self._checked.run.total_steps:
+            return TrialScheduler.CONTINUE
+        self._gone.discard(trial)  # its process was lost, and it has begun again
+        return self._compare(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._go_on_without(tune_controller, trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._go_on_without(tune_controller, trial)
+
+    def _go_on_without(self, tune_controller: Any, gone: Any) -> None:
+        """Nobody waits for a member that is gone, which Tune's own class would do for ever."""
+        self._gone.add(gone)
+        self._trial_state[gone].last_score = None
+        others = [trial for trial in tune_controller.get_live_trials() if trial not in self._gone]
+        waiting = [trial for trial in others if trial.status == trial.PAUSED and self._is_there(trial)]
+        if waiting and all(map(self._is_there, others)):
+            last = waiting[-1]
+            self._compare(tune_controller, last, self._trial_state[last].last_result or {})
+
+    def _compare(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        for gone in self._gone:
+            self._trial_state[gone].last_train_time = self._next_perturbation_sync
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def _is_there(self, trial: Any) -> bool:
+        return self._trial_state[trial].last_train_time >= self._next_perturbation_sync
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         setting = icl_folder.setting_now(self._checked.out, trial_to_clone.config["number"])

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import ray
 from mlflow.tracking import MlflowClient
+from ray import tune
 
 from jobs import train
 from jobs import tune as command
+from jobs.tune_icl import request_of
 from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
 from pipeline.tune import icl_folder
+from pipeline.tune.icl_request import check
+from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import Common, IclTrial
+from pipeline.tune.icl_tuner import scheduler
 from tests.made import rows_of_blobs, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -147,6 +155,87 @@ def test_a_member_of_a_population_goes_on_from_anothers_checkpoint_or_from_its_o
     again = member(tmp_path, 1, 0.1)
     again.load_checkpoint(str(tmp_path / "pointer"))
     assert again._source == ""
+    assert late.reset_config({"number": 1}) and late._source == "", "a process that becomes another trial"
+    assert (late._number, late._setting) == (1, {"optim.lr": 0.1})
+
+
+def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, ray_session: None) -> None:
+    def sweep(hours: str) -> IclSweep:
+        args = words(made, tmp_path / "out", "--train.steps", "9", "--trials", "2", "--hours", hours)
+        return IclSweep(check(request_of(args[1:])), lambda trial: trial)
+
+    first = sweep("2")
+    assert first.next() is not None
+    first._since -= 3600
+    first.account(gpus=3)
+    assert first.spent == pytest.approx((3600, 3 * 3600), abs=60)
+    assert not first.over_budget and not ray.get(first.wishes.stopping.remote())
+    first._since -= 3600
+    first.account()
+    assert first.over_budget and ray.get(first.wishes.stopping.remote())
+    first.ended(0, {"ended": False, "done": True})
+    assert first.trials == [] and first.next() is None
+    first.keep_spent()
+    again = sweep("2")
+    assert not again.wants_more, "the hours are those of all commands"
+    more = sweep("3")
+    assert more.wants_more
+    begun = more.next()
+    assert begun is not None and begun[0] == 0, "the unfinished trial comes first"
+    # No machine with a GPU is needed for counting; a command that asks for one is refused without.
+    more.checked = replace(more.checked, request=replace(more.checked.request, gpu_hours=5.0))
+    assert not more.over_budget
+    more._since -= 1800
+    more.account(gpus=6)
+    assert more.over_budget, "GPU-hours"
+
+
+def test_a_population_compares_at_the_same_step_and_waits_for_nobody_who_is_gone(
+    made: Path, tmp_path: Path, ray_session: None
+) -> None:
+    args = words(made, tmp_path / "out", "--train.steps", "40", "--grace", "10", "--trials", "4", "--search", "pbt")
+    sweep = IclSweep(check(request_of(args[1:])), lambda trial: trial)
+    numbers = [found[0] for found in iter(sweep.next, None)]
+    taken: list[tuple[int, list[int]]] = []
+
+    class Toy(tune.Trainable):  # by value, as workers cannot import a test
+        def setup(self, config: dict[str, Any]) -> None:
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.number, self.steps, self.source = int(new_config["number"]), 0, []
+            return True
+
+        def step(self) -> dict[str, Any]:
+            self.steps += 1
+            if (self.number, self.steps) == (3, 2):
+                raise RuntimeError("lost")
+            here = {"step": 10 * self.steps, "iou3": 0.1 * self.number, "source": self.source}
+            return {**here, "done": self.steps == 4}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            Path(checkpoint_dir, "toy").write_text(json.dumps([self.number, self.steps]))
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            self.source = json.loads(Path(checkpoint, "toy").read_text())
+            self.steps = self.source[1]
+
+    class Keeper(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            source = result["source"]
+            if source and source[0] != trial.config["number"]:
+                taken.append((trial.config["number"], source))
+
+    random.seed(0)
+    found = tune.Tuner(
+        tune.with_resources(Toy, {"CPU": 3}),  # two at once
+        param_space={"number": tune.grid_search(numbers)},
+        tune_config=tune.TuneConfig(scheduler=scheduler(sweep), reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), callbacks=[Keeper()], verbose=0),
+    ).fit()
+    assert [result.metrics["step"] for result in found if result.error is None and result.metrics] == [40, 40, 40]
+    assert len(found.errors) == 1 and "lost" in str(found.errors[0])
+    assert taken == [(0, [3, 1]), (0, [2, 2]), (0, [2, 3])], "the worst from the best of those that are left, in step"
 
 
 @pytest.mark.parametrize(
