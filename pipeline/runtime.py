@@ -238,7 +238,8 @@ def _inside(error: BaseException | None, kind: type[E]) -> E | None:
         seen.add(id(e))
         if isinstance(e, kind):
             return kind(*getattr(getattr(e, "cause", e), "args", e.args))
-        stack += [e.__cause__, e.__context__, getattr(e, "cause", None)]
+        stack += [e.__cause__, e.__context__]
+        stack += [getattr(e, name, None) for name in ("cause", "_base_exc")]  # of Ray's wrappers
         stack += list(getattr(e, "worker_failures", {}).values())
     return None
 

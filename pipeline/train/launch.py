@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -36,6 +36,15 @@ def preflight(run: config.TrainConfig) -> None:
     runtime.await_machines(workers * train.cpus_per_worker + 1, workers if train.gpu else 0)
     inputs = [run.data.train, run.data.val, run.model.start if is_uri(run.model.start) else ""]
     runtime.check_everywhere([uri for uri in inputs if uri], run.out)
+
+
+class MistakeEnds(UserCallback):
+    """Ends training when a worker has found a user's mistake; the engine would start the workers again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if mistake := runtime.user_error_in(error):
+                raise mistake
 
 
 def deliver(events: list[Event], on_event: OnEvent, failures: list[Exception]) -> None:
@@ -104,9 +113,6 @@ def fit(
     finally:
         ended.set()
         listener.join(timeout=60)
-        fatal = ray.get(relay.fatal.remote())
-        if fatal:
-            raise UserError(fatal)
     storage.remove(engine)
     if failures:
         raise failures[0]
@@ -128,6 +134,7 @@ def _trainer(run: config.TrainConfig, engine: str, job: dict[str, Any]) -> Torch
         ),
         run_config=RunConfig(
             name="run",
+            callbacks=[MistakeEnds()],
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(
@@ -146,6 +153,8 @@ def _start_seconds() -> float:
 def _meaning(error: ControllerError, run: config.TrainConfig) -> Exception:
     """What an error of the engine's controller says to a user."""
     cause = error.controller_failure
+    if isinstance(cause, UserError):
+        return cause
     if "Timeout" in type(cause).__name__:
         return Unavailable(
             f"The machines for {run.train.min_workers or run.train.workers} training worker(s) were not there within "

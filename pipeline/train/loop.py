@@ -1,6 +1,6 @@
 """The training loop: Ray Train workers in data parallel, from wherever the output folder stands.
 
-Read `_train` downward: model, state, stream, then one step after the other. The driver's side is `launch.fit`.
+Read `train_worker` downward: model, state, stream, then one step after the other. The driver's side is `launch.fit`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train.collective import broadcast_from_rank_zero
 
-from pipeline import config, config_io, runtime
+from pipeline import config, config_io
 from pipeline.data import order, stream
 from pipeline.data.manifest import load_manifest
 from pipeline.model.segmenter import ClickSegmenter
@@ -45,19 +45,7 @@ DRIVER_SECONDS = 60.0  # that a checkpoint waits for the driver to write down wh
 
 def train_worker(job: dict[str, Any]) -> None:
     """One rank's training; runs in a Ray Train worker. `job`: config, relay, validate, mlflow_run."""
-    relay = job["relay"]
-    if ray.get(relay.fatal.remote()):
-        return  # a user's mistake ended the last start: the engine's retry cannot mend it
-    try:
-        _train(config_io.from_dict(config.TrainConfig, job["config"]), job)
-    except Exception as error:
-        mistake = runtime.user_error_in(error)
-        if mistake is not None:
-            ray.get(relay.put.remote(Event("fatal", -1, str(mistake))))
-        raise
-
-
-def _train(run: config.TrainConfig, job: dict[str, Any]) -> None:
+    run = config_io.from_dict(config.TrainConfig, job["config"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()

@@ -14,7 +14,7 @@ class Event:
     """News for the driver.
 
     Attributes:
-        kind: metrics, pictures, save (write down what was told so far), checkpoint or fatal.
+        kind: metrics, pictures, save (write down what was told so far) or checkpoint.
     """
 
     kind: str
@@ -23,18 +23,15 @@ class Event:
 
 
 class Relay:
-    """Holds the events until the driver takes them; remembers the first fatal one. Runs as an actor."""
+    """Holds the events until the driver takes them. Runs as an actor."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._put = self._handled = 0
-        self._fatal = ""
         self._stopping = False
 
     def put(self, event: Event) -> int:
         """Add an event. Returns its number; `handled` reaches it when the driver has dealt with the event."""
-        if event.kind == "fatal":
-            self._fatal = self._fatal or event.payload
         self._events.append(event)
         self._put += 1
         return self._put
@@ -49,9 +46,6 @@ class Relay:
 
     def handled(self) -> int:
         return self._handled
-
-    def fatal(self) -> str:
-        return self._fatal
 
     def stop(self) -> None:
         """Ask the workers to save and end."""
