@@ -51,7 +51,8 @@ def setup(torch_index: str) -> None:
                 sys.exit(f"error: {sys.executable} cannot make a virtual environment (Debian: install python3-venv).")
         STAMP.write_text(f"{UNFINISHED} {torch_index}")
         quiet = [] if sys.stdout.isatty() else ["--quiet"]
-        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *quiet]  # most is never imported
+        # No bytecode beforehand: most of what is installed is never imported.
+        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *quiet]
         if torch_index:
             pins = [line for line in LOCK.read_text().split() if line.startswith(("torch==", "torchvision=="))]
             run([*pip, "--no-deps", "--index-url", torch_index, *pins], guard, check=True)
