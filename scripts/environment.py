@@ -51,8 +51,7 @@ def setup(torch_index: str) -> None:
                 sys.exit(f"error: {sys.executable} cannot make a virtual environment (Debian: install python3-venv).")
         STAMP.write_text(f"{UNFINISHED} {torch_index}")
         quiet = [] if sys.stdout.isatty() else ["--quiet"]
-        # No bytecode beforehand: most of what is installed is never imported.
-        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *quiet]
+        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", *quiet]
         if torch_index:
             pins = [line for line in LOCK.read_text().split() if line.startswith(("torch==", "torchvision=="))]
             run([*pip, "--no-deps", "--index-url", torch_index, *pins], guard, check=True)

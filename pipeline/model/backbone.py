@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.model import torchvision_ops as _torchvision_ops  # noqa: F401, must come before timm  # isort: skip
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import Block
+from pipeline.model import torchvision_ops as _torchvision_ops  # noqa: F401, must come before timm
 
 WINDOW = 224  # pixels: the side of the input that one attention window is about
 
@@ -61,6 +59,10 @@ class Backbone(nn.Module):
     """ViT blocks over image tokens plus click tokens; no class token, no norm after the last block."""
 
     def __init__(self, patch: int, dim: int, depth: int, heads: int, train_size: int, checkpointing: bool) -> None:
+        # Not above: timm takes seconds to import, and most processes (the driver, the engine's own) build no model.
+        from timm.layers.patch_embed import PatchEmbed
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         self.patch, self.depth, self.checkpointing = patch, depth, checkpointing
         grid = train_size // patch

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import config
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part
+
+if TYPE_CHECKING:  # imported where it is needed: with FSDP comes sympy, which takes seconds
+    from torch.distributed.tensor import DTensor
 
 
 def parallelize(model: ClickSegmenter, train: config.Train, device: torch.device, world: int) -> nn.Module:
@@ -31,6 +32,9 @@ def parallelize(model: ClickSegmenter, train: config.Train, device: torch.device
     if world == 1:
         return model
     if train.parallel == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         mesh = init_device_mesh(device.type, (world,))
         for block in model.backbone.blocks:
             fully_shard(block, mesh=mesh)
@@ -50,7 +54,7 @@ def no_sync(module: nn.Module) -> Callable[[], AbstractContextManager[object]]:
 
 def is_cut(model: nn.Module) -> bool:
     """Whether each worker holds a share of the parameters."""
-    return isinstance(model, FSDPModule)
+    return any(_as_cut(parameter) is not None for parameter in model.parameters())
 
 
 def whole_model(model: ClickSegmenter) -> ClickSegmenter:
@@ -81,35 +85,42 @@ def agree(values: list[int], world: int, device: torch.device) -> list[int]:
     return numbers.tolist()
 
 
+def _as_cut(tensor: torch.Tensor) -> DTensor | None:
+    """The tensor, if each worker holds a share of it. None does where nobody has imported what that takes."""
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return cast("DTensor", tensor) if loaded is not None and isinstance(tensor, loaded.DTensor) else None
+
+
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    cut = _as_cut(tensor)
+    return tensor if cut is None else cut.full_tensor()
 
 
 def rows_here(tensor: torch.Tensor) -> tuple[int, int, int] | None:
     """(first row, row after the last, rows of the whole) of the share of a cut tensor; None for a whole one."""
-    if not isinstance(tensor, DTensor):
+    cut = _as_cut(tensor)
+    if cut is None:
         return None
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return offset[0], offset[0] + shape[0], tensor.shape[0]
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(cut.shape, cut.device_mesh, cut.placements)
+    return offset[0], offset[0] + shape[0], cut.shape[0]
 
 
 def share(tensor: torch.Tensor) -> torch.Tensor:
     """What this worker holds of a tensor, as a view."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    cut = _as_cut(tensor)
+    return tensor if cut is None else cut.to_local()
 
 
 def like(share_of: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Rows of this worker as a tensor that is cut (or not) as `share_of` is."""
     rows = rows.to(share_of.device)
-    if not isinstance(share_of, DTensor):
+    cut = _as_cut(share_of)
+    if cut is None:
         return rows
-    return DTensor.from_local(
-        rows,
-        share_of.device_mesh,
-        share_of.placements,
-        run_check=False,
-        shape=share_of.shape,
-        stride=share_of.stride(),
+    return type(cut).from_local(
+        rows, cut.device_mesh, cut.placements, run_check=False, shape=cut.shape, stride=cut.stride()
     )
 
 
