@@ -13,8 +13,10 @@ setup:
 demo: setup
 	$(RUN) -m jobs.demo
 
+# First what runs in the tests' own process, side by side; then what starts clusters and servers, which need all cores.
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest tests/unit tests/golden --numprocesses auto --maxprocesses 4
+	$(RUN) -m pytest tests/e2e tests/faults tests/ray
 
 test-fast: setup
 	$(RUN) -m pytest tests/unit -m "not slow"

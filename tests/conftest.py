@@ -31,6 +31,8 @@ os.environ.update(
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+    OMP_NUM_THREADS="1",  # the models of the tests are too small for a second thread to be of use
     HF_HUB_OFFLINE="1",
     MPLBACKEND="Agg",
 )

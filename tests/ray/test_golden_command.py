@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import evaluate
 from pipeline.clicks.encode import Click
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
 from pipeline.evaluate.results import clicks_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_golden_checkpoint_gives_the_golden_clicks(golden: Path, tmp_path: Path) -> None:
+def test_the_golden_checkpoint_gives_the_golden_clicks(golden: Path, tmp_path: Path, ray_session: None) -> None:
     args = ["--checkpoint", str(golden / "tiny.pth"), "--data", f"golden={golden / 'eval'}", "--cfr-steps", "0"]
     args += ["--out", str(tmp_path / "out"), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.evaluate", *args], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    evaluate.job(args)
     recorded = next(s for s in json.loads((golden / "eval.json").read_text())["settings"] if s["name"] == "cf0")
     table = pq.read_table(tmp_path / "out" / "objects.parquet").to_pylist()
     found = {row["image_id"]: row for row in table}

@@ -221,7 +221,7 @@ def test_points_by_hand() -> None:
         assert message in str(caught.value)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10_000))
 def test_every_draw_is_a_config(seed: int) -> None:
     (trial,) = trials(1, seed)

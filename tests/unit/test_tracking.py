@@ -32,7 +32,8 @@ def steps(store: config.Tracking, run_id: str | None, key: str) -> list[int]:
     return [m.step for m in MlflowClient(store.uri).get_metric_history(run_id, key)]
 
 
-def test_everything_arrives(store: config.Tracking, tmp_path: Path) -> None:
+def test_everything_arrives(store: config.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["jobs/train.py", "tiny"])
     (tmp_path / "notes.txt").write_text("notes")
     params = config_io.flatten(config.TrainConfig())
     with start(store, tmp_path / "run", params=params, tags={"recipe": "tiny"}, parent="f" * 32) as run:
@@ -55,7 +56,7 @@ def test_everything_arrives(store: config.Tracking, tmp_path: Path) -> None:
     tags = found.data.tags
     assert (tags["recipe"], tags["kind"], tags["mlflow.parentRunId"]) == ("tiny", "train", "f" * 32)
     assert tags["out"] == str(tmp_path / "run")
-    assert tags["versions.mlflow"] and tags["host.cpus"] and "git.commit" in tags and "pytest" in tags["command"]
+    assert tags["versions.mlflow"] and tags["host.cpus"] and "git.commit" in tags and tags["command"].endswith(" tiny")
     files = {f.path for d in ("", "samples", "docs") for f in client.list_artifacts(run.run_id, d) if not f.is_dir}
     assert files == {"samples/step_1.png", "config.json", "docs/notes.txt"}
     assert not list((tmp_path / "run" / "tracking-spool" / "lanes").iterdir())
