@@ -21,7 +21,7 @@ from pipeline.train.relay import Relay
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_request import CheckedIcl
 from pipeline.tune.icl_trial import ENDED, ERROR, STEP
-from pipeline.tune.proposals import Proposal, key_of
+from pipeline.tune.proposals import Proposal, draw_of, inside, key_of
 from pipeline.tune.search import propose
 from pipeline.tune.trials import Trial
 
@@ -161,8 +161,11 @@ class IclSweep:
     def _ended(self, number: int, result: dict[str, Any], error: str) -> Trial | None:
         out = self.checked.out
         history = self.history(number)
-        about = asdict(self.proposals[number])
-        about |= {"setting": icl_folder.setting_now(out, number), "history": history}
+        proposal, setting = self.proposals[number], icl_folder.setting_now(out, number)
+        if key_of(setting) != key_of(proposal.setting):  # of a population: taken over from another member
+            values = draw_of(self.checked.space, setting)
+            proposal = Proposal(values, setting, inside=inside(self.checked.space, values))
+        about = {**asdict(proposal), "history": history}
         seconds = float(result.get("time_total_s", 0.0))
         if error or ERROR in result:
             return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)

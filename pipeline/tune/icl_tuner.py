@@ -27,10 +27,10 @@ from ray.tune.search import Searcher
 
 from pipeline import config_io, runtime, storage
 from pipeline.cluster import stream_tasks
-from pipeline.tune import icl_folder, weights
+from pipeline.tune import icl_folder
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import STEP, Common, IclTrial, OpenLog
-from pipeline.tune.proposals import mutate, setting_of
+from pipeline.tune.proposals import draw_of, mutate, setting_of
 from pipeline.tune.trials import Trial
 
 RETRIES = 2  # starts of a trial whose process was lost, with its machine for example
@@ -243,6 +243,5 @@ class _Population(PopulationBasedTraining):
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         setting = icl_folder.setting_now(self._checked.out, trial_to_clone.config["number"])
         space = self._checked.space
-        named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
-        drawn = mutate(space, {**setting, **named}, self._rng, self._study.ask())
+        drawn = mutate(space, draw_of(space, setting), self._rng, self._study.ask())
         return {"number": trial.config["number"], "setting": json.dumps(setting_of(space, drawn))}, {}

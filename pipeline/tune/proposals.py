@@ -163,6 +163,12 @@ def setting_of(space: Space, drawn: Mapping[str, Any]) -> Values:
     return {name: values[name] for name in names}
 
 
+def draw_of(space: Space, setting: Mapping[str, Any]) -> Values:
+    """A draw that means a setting over training: the inverse of `setting_of`."""
+    named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
+    return point_of(space, {**setting, **named})
+
+
 def _canonical_cfr(values: Values, space: Space) -> None:
     values["cfr.clicks"] = min(values["cfr.clicks"], space.max_clicks)
     if values["cfr.steps"] == 0 or values["cfr.clicks"] == 0:

@@ -175,6 +175,12 @@ def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, 
     assert first.over_budget and ray.get(first.wishes.stopping.remote())
     first.ended(0, {"ended": False, "done": True})
     assert first.trials == [] and first.next() is None
+    folder = icl_folder.trial_uri(str(tmp_path / "out"), 0)
+    taken = {**first.proposals[0].setting, "loss.weights": (1.0, 2.0), "optim.lr": 0.5}
+    icl_folder.begin_segment(folder, taken, "elsewhere/step_00000001")
+    found = first._ended(0, {"ended": True}, "an error")
+    assert found is not None and first.proposals[0].name == "recipe" and found.name == "", "it no longer is the recipe"
+    assert (found.values["loss.weights.shape"], found.values["optim.lr"], found.inside) == ("linear", 0.5, False)
     first.keep_spent()
     again = sweep("2")
     assert not again.wants_more, "the hours are those of all commands"

@@ -17,6 +17,7 @@ from pipeline.tune import weights
 from pipeline.tune.dimensions import Choice, Fixed, Range, all_values, contains, draw, parse, spec
 from pipeline.tune.proposals import (
     config_of,
+    draw_of,
     grid,
     inside,
     key_of,
@@ -234,6 +235,9 @@ def test_every_draw_is_a_config(seed: int) -> None:
         assert all(flat[name] == value for name, value in setting.items())
         again = point_of(space, drawn)
         assert again == drawn
+    again = draw_of(space, setting)
+    assert setting_of(space, again)["loss.weights"] == pytest.approx(setting["loss.weights"])
+    assert {**setting_of(space, again), "loss.weights": 0} == {**setting, "loss.weights": 0}
     assert len(flat["loss.weights"]) == drawn[weights.COUNT]
     assert (weights.RATIO in drawn) == (drawn[weights.SHAPE] == "geometric" and drawn[weights.COUNT] > 1)
     assert sum(name in drawn for name in weights.FREE) == (
