@@ -163,7 +163,8 @@ END
     trap 'exit 130' INT TERM
     launch s3 "$PYTHON" -m moto.server --host 127.0.0.1 --port "$S3_PORT"
     # Its job runners (four more processes) are for evaluations of language models.
-    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false launch mlflow "$PYTHON" -m mlflow server --host 127.0.0.1 --port "$MLFLOW_PORT" --workers 1 \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+        launch mlflow "$PYTHON" -m mlflow server --host 127.0.0.1 --port "$MLFLOW_PORT" --workers 1 \
         --backend-store-uri "sqlite:///$FOLDER/mlflow.db" --artifacts-destination "$FOLDER/artifacts"
     launch_node head "$HEAD_ADDRESS" "${HEAD_CPUS:-2}" --head --port "$RAY_PORT" --dashboard-host 127.0.0.1 \
         --dashboard-port "$DASHBOARD_PORT" --ray-client-server-port "$RAY_CLIENT_PORT"

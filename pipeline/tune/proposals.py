@@ -164,9 +164,13 @@ def setting_of(space: Space, drawn: Mapping[str, Any]) -> Values:
 
 
 def draw_of(space: Space, setting: Mapping[str, Any]) -> Values:
-    """A draw that means a setting over training: the inverse of `setting_of`."""
+    """A draw that means a setting over training: the inverse of `setting_of`.
+
+    Weights of several shapes have the simplest one, and the draw then lacks what only the other shapes need.
+    """
     named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
-    return point_of(space, {**setting, **named})
+    values = {**setting, **named}
+    return {name: values[name] for name in space.searched if name in values}
 
 
 def _canonical_cfr(values: Values, space: Space) -> None:

@@ -258,3 +258,11 @@ def test_grid() -> None:
     assert len(found) == len({key_of(s) for s in found}) == 8
     with pytest.raises(UserError, match=r"cfr\.threshold has a continuous range"):
         grid(cfr("cfr.threshold=uniform(0.4,0.6)", only=True))
+
+
+def test_a_draw_of_weights_that_another_shape_gives_too() -> None:
+    words = ["loss.weights.shape=geometric", "loss.weights.ratio=choice(2,3)", "loss.weights.count=choice(2,3)"]
+    space = icl(*words)
+    found = draw_of(space, {"loss.weights": (1.0, 2.0)})
+    assert found == {"loss.weights.count": 2}, "they are linear too"
+    assert draw_of(space, {"loss.weights": (1.0, 3.0)}) == {"loss.weights.count": 2, "loss.weights.ratio": 3.0}
