@@ -11,7 +11,7 @@ import torch
 
 from pipeline import config, config_io, storage
 from pipeline.data.order import Position
-from pipeline.errors import UserError
+from pipeline.errors import StorageUnavailable, UserError
 from pipeline.model.checkpoints import (
     CHECKPOINTS,
     FORMAT,
@@ -122,10 +122,16 @@ def write_parts(snapshot: Snapshot, writer: int) -> dict[str, dict[str, Any]]:
 
 
 def publish(snapshot: Snapshot, files: dict[str, dict[str, Any]]) -> None:
-    """Write `state.json`, by which the checkpoint counts, once all `files` of all workers are there."""
-    for uri in storage.list_files(snapshot.uri):  # of an earlier try, by another number of workers
-        if uri.rsplit("/", 1)[1] not in files:
-            storage.remove(uri)
+    """Write `state.json`, by which the checkpoint counts, once all `files` of all workers are there.
+
+    Raises:
+        StorageUnavailable: files that were written are gone.
+    """
+    found = {uri.rsplit("/", 1)[1]: uri for uri in storage.list_files(snapshot.uri)}
+    if gone := sorted(files.keys() - found.keys()):
+        raise StorageUnavailable(f"{snapshot.uri}: {', '.join(gone)} was written, and is not there any more.")
+    for name in found.keys() - files.keys():  # of an earlier try, by another number of workers
+        storage.remove(found[name])
     described = {**snapshot.described, "files": files}
     storage.write_bytes(storage.join(snapshot.uri, STATE), json.dumps(described, indent=1).encode())
 
@@ -133,7 +139,7 @@ def publish(snapshot: Snapshot, files: dict[str, dict[str, Any]]) -> None:
 def prune(out: str, keep: int) -> None:
     """Delete all checkpoints but the first, the best and the last `keep`, and those that were never finished.
 
-    Only for one who knows that no checkpoint is being written.
+    Nothing newer than the last one is touched: other workers may have begun to write the next.
     """
     found = complete_checkpoints(out)
     if not found:
@@ -141,7 +147,7 @@ def prune(out: str, keep: int) -> None:
     best = read_state(found[-1])["best"]
     spared = set(found[-keep:]) | {checkpoint_uri(out, 0)} | ({checkpoint_uri(out, best[1])} if best else set())
     for folder in storage.list_folders(storage.join(out, CHECKPOINTS)):
-        if folder not in spared:
+        if folder not in spared and folder < found[-1]:
             storage.remove(storage.join(folder, STATE))  # first: half-deleted must not look complete
             storage.remove(folder)
 

@@ -14,12 +14,21 @@ import torch
 
 from pipeline import config
 from pipeline.data.order import Position
-from pipeline.errors import UserError
+from pipeline.errors import StorageUnavailable, UserError
 from pipeline.model.checkpoints import find_checkpoint, load_model, load_weights
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train.optim import build_optimizer
-from pipeline.train.state import TrainState, adopt, complete_checkpoints, restore, step_of
+from pipeline.train.state import (
+    TrainState,
+    adopt,
+    complete_checkpoints,
+    publish,
+    restore,
+    step_of,
+    take_snapshot,
+    write_parts,
+)
 from tests.made import save_checkpoint
 
 MODEL = config.Model(patch=16, dim=16, depth=4, heads=2, neck_dims=(4, 4, 8, 8), head_dim=8, train_size=64)
@@ -90,6 +99,16 @@ def test_a_half_written_checkpoint_is_not_picked_up(tmp_path: Path) -> None:
     assert find_checkpoint(str(tmp_path)).endswith("step_00000004")
     save_checkpoint(state(12), run, keep=2)
     assert not Path(half).exists()  # nobody will finish it
+
+
+def test_a_checkpoint_whose_files_are_gone_does_not_count(tmp_path: Path) -> None:
+    run = config.TrainConfig(out=str(tmp_path), model=MODEL)
+    snapshot = take_snapshot(state(4), run, writers=1, writes=True)
+    files = write_parts(snapshot, 0)
+    (Path(snapshot.uri) / "model.safetensors").unlink()
+    with pytest.raises(StorageUnavailable, match=r"model\.safetensors was written, and is not there"):
+        publish(snapshot, files)
+    assert not complete_checkpoints(str(tmp_path))
 
 
 def test_a_damaged_file_is_seen_by_its_checksum(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -201,9 +203,26 @@ def test_damaged_share_is_named(folder: str, tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
-def _meter(rank: int, world: int, folder: str) -> None:
-    import time
+def _one_after_the_other(rank: int, world: int, folder: str) -> None:
+    """Worker 0 is slow to let a checkpoint count: the other one has written its share of the next by then."""
+    run = run_config(folder, "fsdp")
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, keep=1))
+    state, _ = begin(run, world)
+    checkpoints = Checkpointer(run, rank, world, before=lambda step: time.sleep(2.0 if step == 1 else 0.0))
+    for state.step in (1, 2):
+        checkpoints.begin(state)
+    checkpoints.finish()
 
+
+def test_no_share_of_the_next_checkpoint_is_lost_while_one_is_published(tmp_path: Path) -> None:
+    together(_one_after_the_other, 2, str(tmp_path))
+    (uri,) = complete_checkpoints(str(tmp_path))
+    assert step_of(uri) == 2
+    assert len(list(Path(uri).glob("*-of-00002.safetensors"))) == 4
+    load_model(str(tmp_path))
+
+
+def _meter(rank: int, world: int, folder: str) -> None:
     meter = Meter(config.TrainConfig(train=config.Train(batch=4, workers=2)), torch.device("cpu"), world)
     meter.start -= 10.0  # ten seconds passed, of which rank 1 waited five
     meter.wait(lambda: time.sleep(0))
