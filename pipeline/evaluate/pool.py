@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
 from pipeline.evaluate.request import SPLIT, Checked, Request, Source
 from pipeline.model.checkpoints import load_model
+from pipeline.model.precision import set_float32
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class InferenceActor(ABC):
         self.device = "cuda" if gpu else "cpu"
         self.threads = max(1, len(os.sched_getaffinity(0)) // actors_on_node)
         torch.set_num_threads(self.threads)
+        set_float32(tf32=False)
         self.model, info = load_model(uri, self.device)
         if info.sha256 != sha256:
             raise UserError(f"{uri} was changed while it was being evaluated.")

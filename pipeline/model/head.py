@@ -20,6 +20,14 @@ class MlpHead(nn.Module):
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """List of (B, C_i, h_i, w_i), finest first, to (B, 1, h_0, w_0) logits."""
         size = maps[0].shape[-2:]
-        levels = [F.relu(conv(x)) for conv, x in zip(self.levels, maps, strict=True)]
-        levels = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in levels]
-        return self.logit(self.dropout(F.relu(self.fuse(torch.cat(levels, dim=1)))))
+        # A 1x1 convolution and a resize, both linear, may change places: each level's part of `fuse` runs at its own
+        # size, and the levels are added instead of joined. Channels last, which CUDA resizes in a fraction of the time.
+        parts = self.fuse.weight.split(self.fuse.out_channels, dim=1)
+        fused: torch.Tensor | None = None
+        for conv, part, x in zip(self.levels, parts, maps, strict=True):
+            y = F.conv2d(F.relu(conv(x.contiguous(memory_format=torch.channels_last))), part)
+            if y.shape[-2:] != size:
+                y = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
+            fused = y if fused is None else fused + y
+        assert fused is not None and self.fuse.bias is not None
+        return self.logit(self.dropout(F.relu(fused + self.fuse.bias[:, None, None])))

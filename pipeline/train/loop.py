@@ -24,6 +24,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from pipeline import config, config_io
 from pipeline.data import order, stream
 from pipeline.data.manifest import load_manifest
+from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.start import new_model
 from pipeline.train import icl, parallel
@@ -52,6 +53,8 @@ def train_worker(job: dict[str, Any]) -> None:
     if device.type == "cpu":
         shared = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
         torch.set_num_threads(run.train.threads or shared)
+
+    set_float32(tf32=run.train.precision == "tf32")
 
     latest = broadcast_from_rank_zero((complete_checkpoints(run.out) or [None])[-1])
     state, wrapped = _initial_state(run, device, world, job["mlflow_run"], start="" if latest else run.model.start)
@@ -205,7 +208,7 @@ def _forward_backward(
     def backward(loss: torch.Tensor) -> None:
         (loss / run.train.accumulate).backward()
 
-    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=run.train.precision == "bf16"):
+    with forward_precision(run.train.precision, batch.image.device):
         return take_step(model, batch, run.loss, count, backward=backward, no_sync=no_sync, sync_last=last)
 
 

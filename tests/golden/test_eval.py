@@ -41,8 +41,8 @@ def evaluation(golden: Path) -> dict[str, Any]:
 
 
 @cache
-def model(golden: Path) -> torch.nn.Module:
-    return load_model(str(golden / "tiny.pth"))[0]
+def model(golden: Path, device: str = "cpu") -> torch.nn.Module:
+    return load_model(str(golden / "tiny.pth"), device)[0]
 
 
 def target(golden: Path, image: str) -> Target:
@@ -68,7 +68,7 @@ def recorded_rules(golden: Path) -> Eval:
     return Eval(max_clicks=evaluation(golden)["max_clicks"], target_iou=evaluation(golden)["target_iou"])
 
 
-def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None) -> Run:
+def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None, device: str = "cpu") -> Run:
     """Evaluate the first `only` objects of a recorded setting (default all)."""
     recorded, cfr = recorded_setting(golden, name)
     rules = recorded_rules(golden)
@@ -78,7 +78,9 @@ def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None) 
         maps.setdefault(key, []).append((float(session.probability.mean()), int(session.mask.sum())))
 
     targets = (target(golden, result["image"]) for result in recorded["results"][:only])
-    found = {r.key: r for r in evaluate_objects(model(golden), targets, cfr, rules, batch_size, observe=note)}
+    found = {
+        r.key: r for r in evaluate_objects(model(golden, device), targets, cfr, rules, batch_size, device, observe=note)
+    }
     assert list(recorded["results"][0]["noc"]) == LEVELS
     return Run(recorded, found, maps)
 
@@ -114,16 +116,16 @@ def compare_means(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["cf0", "cf1", "cf4", "acf4", "cf2_20", "acf4_672"])
-def test_every_setting(golden: Path, name: str) -> None:
-    run = evaluate(golden, name, batch_size=1)
+def test_every_setting(golden: Path, name: str, device: str) -> None:
+    run = evaluate(golden, name, batch_size=1, device=device)
     assert len(run.found) == len(run.recorded["results"])
     compare(run)
     compare_means(run)
 
 
-def test_in_batches(golden: Path) -> None:
+def test_in_batches(golden: Path, device: str) -> None:
     """Objects that share forward passes; a slot is refilled, as one of them ends before the others."""
-    run = evaluate(golden, "cf1", batch_size=3, only=7)
+    run = evaluate(golden, "cf1", batch_size=3, only=7, device=device)
     assert len(run.found) == 7
     compare(run)
 
