@@ -1,7 +1,7 @@
 """Objects per second of evaluation at several batch sizes, where the time goes, and how often batches change clicks.
 
     python -m benchmarks.evaluation [--variants tiny vit_b] [--batches 1 8 16] [--objects N] [--clicks N]
-    python -m benchmarks.evaluation --ties [--steps 0 1] [--data FOLDER FOLDER]
+    python -m benchmarks.evaluation --ties [--steps 0 1] [--data FOLDER FOLDER] [--devices cuda]
 
 Objects come from folders of images and masks (`data.readers.folder`); tiny is a checkpoint, vit_b has random weights.
 Speed: every object is clicked to the budget, so that all batch sizes do the same work; flip, crop 448, float32. A pass
@@ -35,6 +35,7 @@ from pipeline.evaluate import batch, cfr, zoom
 from pipeline.evaluate.batch import Network, ObjectResult, Target, evaluate_objects
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
 from pipeline.model.checkpoints import load_model
+from pipeline.model.precision import set_float32
 from pipeline.model.segmenter import ClickSegmenter
 
 STAGES = ["forward", "crop+resize", "next click", "IoU", "waiting"]
@@ -134,7 +135,7 @@ def speed(options: argparse.Namespace, targets: list[Target]) -> None:
         *shares,
     ]
     print(f"| {' | '.join(heads)} |\n|---|---|{'---:|' * (len(heads) - 2)}")
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+    for device in options.devices:
         for variant in options.variants:
             model = network(variant, options.checkpoint, device)
             objects, clicks = WORK[variant, device]
@@ -166,7 +167,8 @@ def first_difference(one: ObjectResult, other: ObjectResult) -> int:
 
 def ties(options: argparse.Namespace, targets: list[Target]) -> None:
     """One table: a row for each folder, CFR-n and batch size; then the objects that differ."""
-    model = network("tiny", options.checkpoint, "cpu")
+    device = options.devices[-1]
+    model = network("tiny", options.checkpoint, device)
     sizes = sorted({1, *options.batches})
     rules = Eval(max_clicks=options.clicks or 20)
     noc_heads = " | ".join(f"NoC@{level} (difference)" for level in IOU_LEVELS)
@@ -178,7 +180,7 @@ def ties(options: argparse.Namespace, targets: list[Target]) -> None:
     for steps in options.steps:
         alone: dict[tuple[str, str, int], ObjectResult] = {}
         for size in sizes:
-            results = evaluate_objects(model, targets, Cfr(steps=steps), rules, size, threads=cores())
+            results = evaluate_objects(model, targets, Cfr(steps=steps), rules, size, device, threads=cores())
             found = {r.key: r for r in results}
             alone = alone or found
             first = {key: first_difference(alone[key], found[key]) for key in alone}
@@ -212,7 +214,10 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=0, help="click budget; 0: by variant, 20 with --ties")
     parser.add_argument("--ties", action="store_true", help="compare clicks between batch sizes instead")
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 1], help="n of CFR-n with --ties")
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    parser.add_argument("--devices", nargs="+", default=devices, choices=devices, help="--ties takes the last")
     options = parser.parse_args()
+    set_float32(tf32=False)
     options.data = options.data or [str(sample), *([str(golden / "eval")] if options.ties else [])]
     torch.set_num_threads(cores())
     targets = [target for folder in options.data for target in read_targets(folder)]
