@@ -32,10 +32,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.stream import commit, processor
 from jobs.recipes.parts import BASE, HUGE, ICL, LARGE
 from pipeline import config
+from pipeline.data import order
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train import icl
 from pipeline.train.optim import build_optimizer
+from pipeline.train.state import TrainState, publish, take_snapshot, write_parts
 
 MODELS = {"vit_b": BASE, "vit_l": LARGE, "vit_h": HUGE}
 RECIPES = {"vit_b": "icl_suem_base_cocolvis", "vit_l": "icl_suem_large_cocolvis", "vit_h": "cfr_icl_huge_cocolvis"}
@@ -156,9 +158,21 @@ def jobs_table(options: argparse.Namespace) -> None:
                     job_row(folder, variant, precision, size, options.steps)
 
 
+def random_start(folder: str, variant: str) -> str:
+    """A checkpoint of random weights: the recipes do not begin without a start."""
+    torch.manual_seed(0)
+    run = config.TrainConfig(out=f"{folder}/start-{variant}", model=MODELS[variant])
+    model = ClickSegmenter(run.model)
+    state = TrainState(model, build_optimizer(model, run.optim, run.model.depth), 0, order.Position())
+    snapshot = take_snapshot(state, run, 1, writes=True)
+    publish(snapshot, write_parts(snapshot, 0))
+    return run.out
+
+
 def job_row(folder: str, variant: str, precision: str, size: int, steps: int) -> None:
     out = f"{folder}/{variant}-{precision}-{size}"
-    args = [RECIPES[variant], "--data.train", f"{folder}/train", "--out", out, "--train.gpu", "--model.start", ""]
+    args = [RECIPES[variant], "--data.train", f"{folder}/train", "--out", out, "--train.gpu"]
+    args += ["--model.start", random_start(folder, variant)]
     args += ["--train.steps", str(2 * steps), "--train.log-every", str(steps), "--train.checkpoint-every", str(steps)]
     args += ["--train.precision", precision, "--train.batch", str(size), "--tracking.no-enabled"]
     done = subprocess.run([sys.executable, "-m", "jobs.train", *args], capture_output=True, text=True, check=False)
