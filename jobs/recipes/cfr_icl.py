@@ -5,7 +5,8 @@ never act; ICL is on in the two huge recipes only, the base ones train with 1..3
 published. The click embedding is trained also under layer-wise decay (off here), which the original does not.
 Start: --model.start with the published SimpleClick file of the same size and training set (or ours); strictly loaded.
 Hardware: the authors' own driver used mixed precision and batch 35 with 4 accumulation steps; ours divides the batch of
-32 over --train.workers N --train.gpu. We have not yet trained them at full length.
+32 over --train.workers N --train.gpu. On one GPU a step of 32 takes 22 GB for ViT-B and 108 GB for ViT-H (bf16 with
+--model.activation_checkpointing: 27 GB; benchmarks/results.md). We have not yet trained them at full length.
 """
 
 from __future__ import annotations
