@@ -128,26 +128,30 @@ class Local:
 
     def processes(self, title: str) -> list[int]:
         """Processes of this cluster with `title` in their command line."""
-        parents, found = {}, []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # ended meanwhile
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if title in (folder / "cmdline").read_text():
-                    found.append(int(folder.name))
-        parts = {int(file.read_text()) for file in (self.folder / "pids").iterdir()}
-
-        def ours(pid: int) -> bool:
-            while pid in parents and pid not in parts:
-                pid = parents[pid]
-            return pid in parts
-
-        return [pid for pid in found if ours(pid)]
+        return processes_below({int(file.read_text()) for file in (self.folder / "pids").iterdir()}, title)
 
     def kill(self, title: str, count: int = 1) -> None:
         """SIGKILL to processes by title, as soon as there are any."""
         pids = until(lambda: self.processes(title), f"a process {title!r}")
         for pid in pids[:count]:
             os.kill(pid, signal.SIGKILL)
+
+
+def processes_below(roots: set[int], title: str) -> list[int]:
+    """Processes with `title` in their command line that descend from one of `roots`."""
+    parents, found = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if title in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+
+    def ours(pid: int) -> bool:
+        while pid in parents and pid not in roots:
+            pid = parents[pid]
+        return pid in roots
+
+    return [pid for pid in found if ours(pid)]
 
 
 def until(

@@ -31,6 +31,7 @@ def test_notice_and_loss_of_a_machine(
     driver = local.start(
         *args,
         log=log,
+        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="1",
         RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S="0.5",
         RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="10",
         PYTHONUNBUFFERED="1",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from pipeline.clicks.encode import Click
 from pipeline.evaluate.results import clicks_of
 from pipeline.model.checkpoints import load_model
+from tests.faults.local import last_step, processes_below, until
 from tests.ray.test_train import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +58,20 @@ def test_training(shards: tuple[str, str], tmp_path: Path, precision: str) -> No
     if precision == "fp32":
         run(*args, "--out", str(cpu), "--train.steps", "4")
         assert rows(out, "train/loss")[2] == pytest.approx(rows(cpu, "train/loss")[2], rel=1e-3)
+
+
+def test_loss_of_a_training_worker(shards: tuple[str, str], tmp_path: Path) -> None:
+    """The dead process's memory is free again when its successor starts on the same GPU."""
+    out = tmp_path / "run"
+    args = ["tiny", "--data.train", shards[0], "--out", str(out), *SMALL, "--train.gpu", "--tracking.no-enabled"]
+    args += ["--train.steps", "300", "--train.val-every", "0", "--train.checkpoint-every", "100"]
+    with (tmp_path / "log").open("wb") as log:
+        driver = subprocess.Popen([sys.executable, "-m", "jobs.train", *args], cwd=ROOT, stdout=log, stderr=log)
+        until(lambda: last_step(str(out)) >= 100, "a checkpoint", alive=driver)
+        (worker,) = processes_below({driver.pid}, "ray::RayTrainWorker")
+        os.kill(worker, signal.SIGKILL)
+        assert driver.wait(200) == 0, (tmp_path / "log").read_text()
+    assert load_model(str(out))[1].step == 300
 
 
 @pytest.mark.parametrize("batch", [1, 8])

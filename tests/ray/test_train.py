@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
 SMALL = [
     *("--data.crop", "64", "--data.min-object-area", "20", "--data.chunk", "8", "--cfr.crop", "64"),
+    *("--data.workers", "1"),  # each is a process that starts
     *("--model.train-size", "64", "--model.dim", "48", "--train.batch", "4", "--train.log-every", "2"),
     *("--train.steps", str(STEPS), "--train.checkpoint-every", "3", "--train.val-every", "4"),
     *("--train.val-objects", "2", "--eval.max-clicks", "3"),

@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--data.crop", "64", "--data.min-object-area", "20", "--data.chunk", "8", "--cfr.crop", "64"),
+    *("--data.workers", "1"),  # each is a process that starts
     *("--model.train-size", "64", "--model.dim", "48", "--train.batch", "4", "--train.cpus-per-worker", "1"),
     *("--train.threads", "1", "--train.log-every", "3", "--train.checkpoint-every", "1000", "--train.val-objects", "6"),
     *("--eval.max-clicks", "3"),
