@@ -98,7 +98,7 @@ def reference(local: Local) -> Reference:
         "prepare train": ["prepare.py", *raw, "--split", "train", "--out", made.train],
         "prepare val": ["prepare.py", *raw, "--split", "val", "--out", made.val],
         "train": ["train.py", "tiny", *data, "--out", made.run, *SMALL],
-        "evaluate": ["evaluate.py", *evaluation_args(made, made.run, made.evaluation)],
+        "evaluate": ["evaluate.py", *evaluation_args(made, made.run, made.evaluation), "--actors", "2"],
     }
     os.environ.update({name: local.env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")})
     client = JobSubmissionClient(local.env["RAY_API_SERVER_ADDRESS"])

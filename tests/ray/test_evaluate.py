@@ -47,7 +47,7 @@ def request(made: Path, to: Path, **changes: object) -> Request:
         data=(("blobs", str(made / "blobs")),),
         out=str(to),
         steps=(0, 2),
-        rules=Eval(max_clicks=3, actors=2),
+        rules=Eval(max_clicks=3, actors=1),
     )
     return dataclasses.replace(base, **changes)
 
@@ -67,7 +67,7 @@ def alone(made: Path, steps: int) -> dict[tuple[str, int], ObjectResult]:
 @pytest.fixture(scope="module")
 def whole(made: Path, ray_session: None) -> Evaluation:
     """An uninterrupted evaluation."""
-    return evaluate(check(request(made, made / "whole")), {"command": "this"})
+    return evaluate(check(request(made, made / "whole", rules=Eval(max_clicks=3, actors=2))), {"command": "this"})
 
 
 def test_every_object_is_there_once_as_if_evaluated_alone(made: Path, whole: Evaluation) -> None:

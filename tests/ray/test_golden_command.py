@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 def test_the_golden_checkpoint_gives_the_golden_clicks(golden: Path, tmp_path: Path, ray_session: None) -> None:
     args = ["--checkpoint", str(golden / "tiny.pth"), "--data", f"golden={golden / 'eval'}", "--cfr-steps", "0"]
-    args += ["--out", str(tmp_path / "out"), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    args += ["--actors", "2", "--out", str(tmp_path / "out"), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     evaluate.job(args)
     recorded = next(s for s in json.loads((golden / "eval.json").read_text())["settings"] if s["name"] == "cf0")
     table = pq.read_table(tmp_path / "out" / "objects.parquet").to_pylist()
