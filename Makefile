@@ -13,9 +13,10 @@ setup:
 demo: setup
 	$(RUN) -m jobs.demo
 
-# First what runs in the tests' own process, side by side; then what starts clusters and servers, which need all cores.
+# First what runs in the tests' own process, side by side, the longest first; then what starts clusters and servers,
+# which need all cores.
 test: setup
-	$(RUN) -m pytest tests/unit tests/golden --numprocesses auto --maxprocesses 4
+	$(RUN) -m pytest tests/golden tests/unit --numprocesses auto --maxprocesses 4 --dist worksteal
 	$(RUN) -m pytest tests/e2e tests/faults tests/ray
 
 test-fast: setup
