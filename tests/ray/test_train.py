@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from ray.train import ControllerError, FailureConfig, RunConfig
+from ray.train.torch import TorchTrainer
 
 from jobs import prepare, train
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
+from pipeline.runtime import user_error_in
+from pipeline.train.launch import MistakeEnds
 from tests.conftest import Exits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +105,25 @@ def test_mistakes_end_with_exit_2(shards: tuple[str, str], tmp_path: Path, ray_s
 def test_a_folder_with_another_run_is_refused(clean_run: Path, shards: tuple[str, str]) -> None:
     with pytest.raises(UserError, match=r"optim\.lr was 0\.003, now 0\.5"):
         train.job(train_args(shards, clean_run, "--optim.lr", "0.5"))
+
+
+def test_a_mistake_found_by_a_worker_ends_training_without_another_start(tmp_path: Path, ray_session: None) -> None:
+    def find_a_mistake(job: dict[str, str]) -> None:
+        with Path(job["starts"]).open("a") as starts:
+            starts.write("started\n")
+        raise UserError("a mistake")
+
+    trainer = TorchTrainer(
+        find_a_mistake,
+        train_loop_config={"starts": str(tmp_path / "starts")},
+        run_config=RunConfig(
+            storage_path=str(tmp_path / "ray"), callbacks=[MistakeEnds()], failure_config=FailureConfig(max_failures=3)
+        ),
+    )
+    with pytest.raises(ControllerError) as ended:
+        trainer.fit()
+    assert str(user_error_in(ended.value.controller_failure)) == "a mistake"
+    assert (tmp_path / "starts").read_text() == "started\n"
 
 
 def test_shares_of_two_workers_are_continued_by_one(shards: tuple[str, str], tmp_path: Path, ray_session: None) -> None:
