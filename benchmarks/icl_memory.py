@@ -15,6 +15,13 @@ import resource
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.config import TrainConfig
+    from pipeline.train.icl import ClickBatch
 
 CASES = {"1 click": (1, True), "3 clicks": (3, True), "3 clicks, one backward at the end": (3, False)}
 
@@ -22,9 +29,26 @@ CASES = {"1 click": (1, True), "3 clicks": (3, True), "3 clicks, one backward at
 STEPS = 3  # a training run's peak, not the first step's: the allocator's fragmentation is part of it
 
 
+def made_batch(run: TrainConfig, size: int, device: torch.device) -> ClickBatch:
+    """Noise with a disc as the object and a first click in it."""
+    import numpy as np
+    import torch
+
+    from pipeline.train.icl import ClickBatch
+
+    side, rng = run.data.crop, np.random.default_rng(0)
+    rows, cols = np.ogrid[:side, :side]
+    disc = (rows - side / 2) ** 2 + (cols - side / 3) ** 2 <= (side / 5) ** 2
+    target = np.broadcast_to(disc, (size, 1, side, side)).astype(np.int8)
+    points = np.full((size, 2 * run.clicks.max_points, 3), -1, np.float32)
+    points[:, 0] = (side // 2, side // 3, 0)
+    image = rng.integers(0, 256, (size, 3, side, side), dtype=np.uint8)
+    arrays = [torch.from_numpy(array).to(device) for array in (image, target, points)]
+    return ClickBatch(arrays[0], arrays[1], arrays[2], [(0, 0, i) for i in range(size)])
+
+
 def measure(variant: str, batch_size: int, clicks: int, per_step: bool) -> dict[str, float]:
     """One case in this process: peak over `STEPS` steps, seconds per step."""
-    import numpy as np
     import torch
 
     from jobs.recipes import RECIPES
@@ -38,18 +62,7 @@ def measure(variant: str, batch_size: int, clicks: int, per_step: bool) -> dict[
     torch.manual_seed(0)
     model = ClickSegmenter(run.model).to(device).train()
     optimizer = build_optimizer(model, run.optim, run.model.depth)
-    side, rng = run.data.crop, np.random.default_rng(0)
-    target = np.zeros((batch_size, 1, side, side), np.int8)
-    target[:, :, side // 4 : side // 2, side // 3 : side // 2] = 1
-    points = np.full((batch_size, 2 * run.clicks.max_points, 3), -1, np.float32)
-    points[:, 0] = (side // 3, side * 5 // 12, 0)
-    image = rng.integers(0, 256, (batch_size, 3, side, side), dtype=np.uint8)
-    batch = icl.ClickBatch(
-        torch.from_numpy(image).to(device),
-        torch.from_numpy(target).to(device),
-        torch.from_numpy(points).to(device),
-        [(0, 0, i) for i in range(batch_size)],
-    )
+    batch = made_batch(run, batch_size, device)
 
     def step(count: int, at_once: bool) -> None:
         losses: list[torch.Tensor] = []

@@ -25,10 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.icl_memory import made_batch
 from benchmarks.stream import commit, processor
 from jobs.recipes.parts import BASE, HUGE, ICL, LARGE
 from pipeline import config
@@ -45,7 +45,7 @@ CLICKS = 3
 
 
 class Clock:
-    """Seconds of one function, the device's work before and in it told apart."""
+    """Seconds in one function: with the work it gives the device, without what the device still had to do before."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -60,19 +60,6 @@ class Clock:
             return result
 
         return call
-
-
-def made_batch(size: int, side: int, max_points: int) -> icl.ClickBatch:
-    """Noise with a disc as the object and a first click in it."""
-    rng = np.random.default_rng(0)
-    rows, cols = np.ogrid[:side, :side]
-    disc = (rows - side / 2) ** 2 + (cols - side / 3) ** 2 <= (side / 5) ** 2
-    target = np.broadcast_to(disc, (size, 1, side, side)).astype(np.int8)
-    points = np.full((size, 2 * max_points, 3), -1, np.float32)
-    points[:, 0] = (side // 2, side // 3, 0)
-    image = rng.integers(0, 256, (size, 3, side, side), dtype=np.uint8)
-    arrays = [torch.from_numpy(array).cuda() for array in (image, target, points)]
-    return icl.ClickBatch(arrays[0], arrays[1], arrays[2], [(0, 0, i) for i in range(size)])
 
 
 def flops_per_sample(model: ClickSegmenter, batch: icl.ClickBatch) -> float:
@@ -94,7 +81,7 @@ def measure(variant: str, precision: str, size: int, steps: int) -> dict[str, fl
     set_float32(tf32=run.train.precision == "tf32")
     model = ClickSegmenter(run.model).cuda().train()
     optimizer = build_optimizer(model, run.optim, run.model.depth)
-    batch = made_batch(size, run.data.crop, run.clicks.max_points)
+    batch = made_batch(run, size, torch.device("cuda"))
     work = flops_per_sample(model, batch)
     clicks, adam = Clock(), Clock()
     own = icl.add_training_clicks

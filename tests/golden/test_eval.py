@@ -131,8 +131,8 @@ def test_in_batches(golden: Path, device: str) -> None:
 
 
 def test_settings_together(golden: Path) -> None:
-    """Settings of one crop at once, sharing forward passes."""
-    settings = {name: recorded_setting(golden, name) for name in ("cf0", "cf1", "cf4", "acf4")}
+    """All settings of one crop at once, sharing forward passes."""
+    settings = {name: recorded_setting(golden, name) for name in ("cf0", "cf1", "cf4", "acf4", "cf2_20")}
     asked = {name: cfr for name, (_, cfr) in settings.items()}
     maps: dict[str, dict[str, list[tuple[float, int]]]] = {name: {} for name in settings}
 
