@@ -53,6 +53,7 @@ class Args:
     config: str = ""  # File of a setting that a sweep found, such as best.json: the defaults of the flags it speaks of
     compare: str = ""  # Results folder of an earlier evaluation: the report then says how every object differs
     max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
+    hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
     tracking_uri: str = ""  # MLflow; empty: MLFLOW_TRACKING_URI, else ./mlflow.db
     experiment: str = "cfr-icl"  # MLflow experiment
     tracking: bool = True  # Log to MLflow
@@ -83,6 +84,7 @@ def request_of(args: Args) -> Request:
             actors=args.actors,
             gpu=args.gpu,
             max_bad_fraction=args.max_bad_fraction,
+            hang_seconds=args.hang_seconds,
         ),
         crop=args.crop,
         batch_size=args.batch_size,

@@ -47,6 +47,7 @@ class Args:
     actors: int = 0  # Inference actors; 0: one per GPU with --gpu, else one per two free CPUs
     gpu: bool = False  # One GPU for each actor
     max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the sweep fails
+    hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
     tracking_uri: str = ""  # MLflow; empty: MLFLOW_TRACKING_URI, else ./mlflow.db
     experiment: str = "cfr-icl"  # MLflow experiment
     tracking: bool = True  # Log to MLflow
@@ -61,6 +62,7 @@ def request_of(args: Args) -> SweepRequest:
         actors=args.actors,
         gpu=args.gpu,
         max_bad_fraction=args.max_bad_fraction,
+        hang_seconds=args.hang_seconds,
     )
     evaluation = Request(
         checkpoint=args.checkpoint,

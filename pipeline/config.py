@@ -193,6 +193,7 @@ class Train:
     keep: int = 3  # Checkpoints kept (the best by validation is kept besides)
     max_failures: int = 3  # Restarts after the loss of a worker before the run fails
     wait_for_workers: int = 1800  # Seconds to wait for machines that replace lost ones before the run fails
+    hang_seconds: int = 600  # A worker that does not move on for so long is killed and started again; 0: never
     explode_factor: float = 100.0  # A loss above this many times its recent median ends the run; 0: only NaN does
 
     def __post_init__(self) -> None:
@@ -208,7 +209,7 @@ class Train:
             0 <= self.min_workers <= self.workers,
             f"train.min_workers must be between 0 and train.workers ({self.workers}), got {self.min_workers}.",
         )
-        for name in ("wait_for_workers", "explode_factor", "threads"):
+        for name in ("wait_for_workers", "hang_seconds", "explode_factor", "threads"):
             check(getattr(self, name) >= 0, f"train.{name} must be >= 0, got {getattr(self, name)}.")
 
     def micro_batch(self, world: int) -> int:
@@ -255,8 +256,10 @@ class Eval:
     actors: int = 0  # Inference actors; 0: one per GPU, or one per two free CPUs
     gpu: bool = False
     max_bad_fraction: float = 0.01
+    hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
 
     def __post_init__(self) -> None:
+        check(self.hang_seconds >= 0, f"eval.hang_seconds must be >= 0, got {self.hang_seconds}.")
         check(1 <= self.max_clicks, f"eval.max_clicks must be at least 1, got {self.max_clicks}.")
         check_probabilities(self, "eval", "target_iou", "max_bad_fraction")
 

@@ -24,6 +24,7 @@ from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo
 from pipeline.data.readers.base import Reader, Skipped
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
+from pipeline.watch import STILL_SECONDS, pulse_of_process, watching
 
 TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
 TWICE = "image_id occurs twice"
@@ -36,11 +37,12 @@ COMPRESSION: Any = {**dict.fromkeys(ENCODED, "NONE"), **dict.fromkeys(PLAIN, "ZS
 
 @dataclass(frozen=True)
 class Job:
-    """What every task needs beside its items."""
+    """What every task needs beside its items; `signs`: see `watch.watching`."""
 
     reader: Reader
     out: str
     rows_per_group: int
+    signs: Any = None
 
 
 def write_shards(
@@ -102,13 +104,13 @@ def write_shards(
         runtime.connect()
         runtime.check_everywhere([reader.root], out)
         progress = runtime.Progress(f"prepare {reader.source}", len(items), "images", done=kept)
-        job = Job(reader, out, rows_per_group)
-        for result in _run(todo, job):
-            done[result["shard"]] = result
-            bad += _bad_images(result)
-            progress.update(len(chunks[result["shard"]]), note=f"{bad} set aside" if bad else "")
-            if bad > limit:  # no later image can mend this
-                break
+        with watching(STILL_SECONDS) as signs:
+            for result in _run(todo, Job(reader, out, rows_per_group, signs)):
+                done[result["shard"]] = result
+                bad += _bad_images(result)
+                progress.update(len(chunks[result["shard"]]), note=f"{bad} set aside" if bad else "")
+                if bad > limit:  # no later image can mend this
+                    break
         progress.close()
 
     results = [done[i] for i in sorted(done)]
@@ -167,11 +169,13 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
         {"result": [JSON text]} with shard, rows' ShardInfo (null when no row is good), objects, rejected, skipped.
     """
     index = int(batch["shard"][0])
+    pulse = pulse_of_process(job.signs, "a conversion worker")
     rows: list[Row] = []
     rejected: list[dict[str, str]] = []
     skipped: Counter[str] = Counter()
     for item in map(pickle.loads, pickle.loads(batch["items"][0])):
         aside: list[BadRow] = []
+        pulse.at(f"reading {job.reader.path_of(item)} for shard {index}")
         try:
             rows.append(job.reader.read(item, aside))
         except Skipped as skip:
@@ -180,6 +184,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
             aside.append(bad)
         rejected += [_reject(job.reader, item, bad) for bad in aside]
     path = f"shard-{index:05d}.parquet"
+    pulse.at(f"writing {path}")
     result = {
         "shard": index,
         "info": asdict(_write_rows(rows, job, path)) if rows else None,
@@ -189,6 +194,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
     }
     text = json.dumps(result)
     storage.write_bytes(_beside(job.out, path), text.encode())
+    pulse.idle()
     return {"result": [text]}
 
 

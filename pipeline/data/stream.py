@@ -29,6 +29,7 @@ from pipeline.data import order
 from pipeline.data.manifest import Manifest, read_group
 from pipeline.data.samples import Batch, make_chunk
 from pipeline.errors import UserError
+from pipeline.watch import pulse_of_process
 
 SEGMENT = 512  # Slices of one Ray dataset; short enough to start fast, long enough that starting costs nothing
 PREFETCH = 2  # Blocks fetched ahead of the training step
@@ -68,15 +69,21 @@ class Pause:
     def after_execution_fails(self, executor: object, error: Exception) -> None: ...
 
 
-def make_block(batch: Batch, tasks: Sequence[Task], config: TrainConfig) -> Batch:
+def make_block(batch: Batch, tasks: Sequence[Task], config: TrainConfig, signs: Any) -> Batch:
     """The Ray Data map function: `batch["item"]` holds the number of one task."""
     cv2.setNumThreads(1)  # The engine runs one task per CPU; OpenCV's own threads would only fight for them
     task = tasks[int(batch["item"][0])]
-    rows = read_group(config.data.train, task.shard, task.group)
-    return make_chunk(rows, config, task.slice.chunk, task.slice.start, task.slice.stop)
+    pulse = pulse_of_process(signs, "an augmentation worker")
+    pulse.at(f"reading row group {task.group} of {task.shard}")
+    try:
+        rows = read_group(config.data.train, task.shard, task.group)
+        pulse.at(f"making samples {task.slice.start} to {task.slice.stop} of chunk {task.slice.chunk}")
+        return make_chunk(rows, config, task.slice.chunk, task.slice.start, task.slice.stop)
+    finally:
+        pulse.idle()
 
 
-def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int) -> Iterator[Batch]:
+def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int, signs: Any) -> Iterator[Batch]:
     """The blocks of some tasks, in their order."""
     # from_items and not range: range would run all its read tasks, one per block, before the first map task.
     tasks_at_once = stream_tasks(runtime.nodes(), config.train, world, config.data.workers)
@@ -98,7 +105,7 @@ def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int) -> Iterator[
             cast(Any, make_block),  # Ray's type of a map function has no further arguments
             batch_size=None,
             batch_format="numpy",
-            fn_kwargs={"tasks": tasks, "config": config},
+            fn_kwargs={"tasks": tasks, "config": config, "signs": signs},
             max_retries=TASK_RETRIES,
         )
     try:
@@ -159,7 +166,13 @@ class BadImages:
 
 
 def batches(
-    config: TrainConfig, manifest: Manifest, position: order.Position, rank: int, world: int, steps: int
+    config: TrainConfig,
+    manifest: Manifest,
+    position: order.Position,
+    rank: int,
+    world: int,
+    steps: int,
+    signs: Any = None,
 ) -> Iterator[Batch]:
     """The training batches of rank `rank` of `world`, from a position on; runs in a training worker or any driver.
 
@@ -168,6 +181,7 @@ def batches(
         manifest: of `data.train`.
         position: what all ranks have consumed; `order.advance` gives the next one.
         steps: optimizer steps.
+        signs: who watches the tasks, see `watch.watching`; None: nobody.
 
     Yields:
         steps * train.accumulate batches of train.micro_batch(world) samples with the columns of `make_chunk`. Arrays
@@ -181,7 +195,7 @@ def batches(
     count, size = steps * config.train.accumulate, config.train.micro_batch(world)
     slices = order.rank_slices(position, rank, world, config.data.chunk)
     counted = BadImages(manifest.rows, config.data.max_bad_fraction)
-    for batch in rebatch(_segments(plan, manifest, slices, count * size, config, world), size, count):
+    for batch in rebatch(_segments(plan, manifest, slices, count * size, config, world, signs), size, count):
         counted.add(batch)
         yield batch
 
@@ -193,6 +207,7 @@ def _segments(
     samples: int,
     config: TrainConfig,
     world: int,
+    signs: Any,
 ) -> Iterator[Batch]:
     """Blocks that hold `samples` samples, from one Ray dataset after another."""
 
@@ -208,4 +223,4 @@ def _segments(
             samples -= len(needed)
             if samples == 0:
                 break
-        yield from _blocks(tasks, config, world)
+        yield from _blocks(tasks, config, world, signs)

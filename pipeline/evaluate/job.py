@@ -92,11 +92,11 @@ def _run(checked: Checked, items: list[Item], pending: list[Item], actors: int, 
 class Evaluator(InferenceActor):
     """Evaluates one plan item at a call and writes its part."""
 
-    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, request: Request) -> None:
-        super().__init__(uri, sha256, gpu, actors_on_node)
+    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, signs: Any, request: Request) -> None:
+        super().__init__(uri, sha256, gpu, actors_on_node, signs)
         self.request = request
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def work(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One plan item: {"item": [JSON], "part": [URI]} to {"name": [...], "objects": [number]}."""
         item = Item.from_dict(json.loads(batch["item"][0]))
         outcomes = evaluate_item(self.model, item, self.rows(item), self.request, self.device, self.threads)

@@ -25,6 +25,7 @@ from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
 from pipeline.evaluate.request import SPLIT, Checked, Request, Source
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
+from pipeline.watch import Pulse, watching
 
 T = TypeVar("T")
 
@@ -38,7 +39,8 @@ LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOf
 class InferenceActor(ABC):
     """Holds the model and the row group at hand; what it does with them is its `__call__`."""
 
-    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int) -> None:
+    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, signs: Any) -> None:
+        self.pulse = Pulse(signs, "an inference actor")
         self.device = "cuda" if gpu else "cpu"
         self.threads = max(1, len(os.sched_getaffinity(0)) // actors_on_node)
         torch.set_num_threads(self.threads)
@@ -46,15 +48,24 @@ class InferenceActor(ABC):
         self.model, info = load_model(uri, self.device)
         if info.sha256 != sha256:
             raise UserError(f"{uri} was changed while it was being evaluated.")
+        self.model.register_forward_hook(self.pulse.move)
         self.group: tuple[tuple[str, str, int], list[Row]] | None = None
+        self.pulse.idle()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        try:
+            return self.work(batch)
+        finally:
+            self.pulse.idle()
 
     @abstractmethod
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def work(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Carry out one piece of work, given as columns of length 1."""
 
     def rows(self, chunk: Chunk) -> list[Row]:
         """The chunk's row group; chunks of one group follow one another, so the last one is kept."""
         print(f"evaluating {chunk.name}", flush=True)  # the worker's log then names a chunk that kills its actor
+        self.pulse.at(f"evaluating {chunk.name}")
         key = (chunk.uri, chunk.shard, chunk.group)
         if self.group is None or self.group[0] != key:
             self.group = (key, read_group(chunk.uri, chunk.shard, chunk.group))
@@ -127,7 +138,7 @@ def through_actors(
     """Carry out work in a pool of actors, yielding what each call returns as soon as it is there.
 
     Args:
-        kind: its `__call__` takes one of `todo` as a batch of one; its constructor takes what `InferenceActor`'s does,
+        kind: its `work` takes one of `todo` as a batch of one; its constructor takes what `InferenceActor`'s does,
             then `arguments`.
         actors: the most at once.
     """
@@ -139,7 +150,7 @@ def through_actors(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    with warnings.catch_warnings():
+    with watching(rules.hang_seconds) as signs, warnings.catch_warnings():
         # Ray 2.60 deprecates passing remote arguments by keyword, but has no other way for these two.
         warnings.filterwarnings("ignore", "`ray_remote_args`")
         finished = dataset.map_batches(
@@ -151,6 +162,7 @@ def through_actors(
                 checked.checkpoint.sha256,
                 rules.gpu,
                 math.ceil(actors / nodes),
+                signs,
                 *arguments,
             ),
             num_cpus=1,
@@ -158,4 +170,4 @@ def through_actors(
             max_restarts=RESTARTS,
             max_task_retries=RETRIES,
         )
-    yield from finished.iter_rows()
+        yield from finished.iter_rows()

@@ -166,7 +166,7 @@ def identity(checked: Checked) -> dict[str, Any]:
     """
     request = checked.request
     rules = asdict(request.rules)
-    for name in ("actors", "gpu", "max_bad_fraction"):
+    for name in ("actors", "gpu", "max_bad_fraction", "hang_seconds"):
         del rules[name]
     return {
         "format": 1,

@@ -20,6 +20,7 @@ from pipeline.model.start import is_uri
 from pipeline.train.loop import Validate, train_worker
 from pipeline.train.relay import Event, Relay
 from pipeline.train.state import complete_checkpoints, step_of
+from pipeline.watch import watching
 
 OnEvent = Callable[[Event], None]
 LISTEN_SECONDS = 0.5  # between two looks at the workers' news
@@ -87,7 +88,7 @@ def fit(
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     engine = storage.join(run.out, "ray")  # the engine's own bookkeeping
     storage.remove(engine)
-    trainer = _trainer(run, engine, {"relay": relay, "validate": validate, "mlflow_run": mlflow_run})
+    job = {"relay": relay, "validate": validate, "mlflow_run": mlflow_run}
     ended, wish = threading.Event(), stop or threading.Event()
     failures: list[Exception] = []
 
@@ -106,8 +107,8 @@ def fit(
     listener = threading.Thread(target=listen, name="training-events", daemon=True)
     listener.start()
     try:
-        with runtime.stoppable(wish.set):
-            trainer.fit()
+        with runtime.stoppable(wish.set), watching(run.train.hang_seconds) as signs:
+            _trainer(run, engine, {**job, "signs": signs}).fit()
     except ControllerError as error:
         raise _meaning(error, run) from error
     finally:

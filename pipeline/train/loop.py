@@ -34,6 +34,7 @@ from pipeline.train.meter import Meter
 from pipeline.train.optim import build_optimizer, rate_at, set_rate
 from pipeline.train.relay import Event
 from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
+from pipeline.watch import Pulse
 
 # (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so
 # that training does not know how evaluation works; "noc90" decides which checkpoint is the best.
@@ -45,10 +46,12 @@ DRIVER_SECONDS = 60.0  # that a checkpoint waits for the driver to write down wh
 
 
 def train_worker(job: dict[str, Any]) -> None:
-    """One rank's training; runs in a Ray Train worker. `job`: config, relay, validate, mlflow_run."""
+    """One rank's training; runs in a Ray Train worker. `job`: config, relay, signs, validate, mlflow_run."""
     run = config_io.from_dict(config.TrainConfig, job["config"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    pulse = Pulse(job["signs"], f"rank {rank} of training", group="training")
+    pulse.at("reading the checkpoint and building the model")
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         shared = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
@@ -61,10 +64,11 @@ def train_worker(job: dict[str, Any]) -> None:
     if latest:
         restore(state, latest)
     model = state.model
+    model.register_forward_hook(pulse.move)
     wrapped.train()
 
     manifest = load_manifest(run.data.train)
-    batches = stream.batches(run, manifest, state.position, rank, world, run.total_steps - state.step)
+    batches = stream.batches(run, manifest, state.position, rank, world, run.total_steps - state.step, job["signs"])
     meter, guard = Meter(run, device, world), Guard(run, rank, world)
     checkpoints = Checkpointer(
         run,
@@ -84,7 +88,7 @@ def train_worker(job: dict[str, Any]) -> None:
         rate = rate_at(run.optim, step, run.steps_per_epoch)
         set_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
-        arrays, batch, result = _gradients(run, wrapped, batches, meter, guard, step, rank, world, device)
+        arrays, batch, result = _gradients(run, wrapped, batches, meter, guard, pulse, step, rank, world, device)
         norm = parallel.clip_gradients(model, run.optim.clip_norm or math.inf)
         guard.check_norm(norm, step, arrays, model)
         state.optimizer.step()
@@ -105,19 +109,24 @@ def train_worker(job: dict[str, Any]) -> None:
         validate = ended or (run.train.val_every and state.step % run.train.val_every == 0)
         if validate and rank == 0:
             _send_pictures(job, state.step, batch, result)
+        pulse.at(f"waiting for the other ranks after step {state.step}")
         stop, busy = parallel.agree([wishes.stop, checkpoints.busy], world, device)
         if checkpoints.waits_for_others and not busy:
             checkpoints.publish_together()
         checkpoints.check()
         if validate or stop or (leaving and logs) or state.step % run.train.checkpoint_every == 0:
-            scores = _validate(job["validate"], model, rank, world) if validate else {}
+            pulse.at(f"validating after step {state.step}")
+            scores = _validate(job["validate"], model, rank, world, pulse) if validate else {}
             wrapped.train()
+            pulse.at(f"saving step {state.step}")
             _checkpoint(run, state, job, rank, device, checkpoints, scores)
             meter.restart()
         if stop:
             break
+    pulse.at("writing the last checkpoint")
     checkpoints.finish()
     wishes.close()
+    pulse.close()
 
 
 class _Wishes:
@@ -169,6 +178,7 @@ def _gradients(
     batches: Iterator[stream.Batch],
     meter: Meter,
     guard: Guard,
+    pulse: Pulse,
     step: int,
     rank: int,
     world: int,
@@ -177,7 +187,9 @@ def _gradients(
     """Forward and backward of all accumulation steps; the last of them exchanges gradients and is returned."""
     last: tuple[stream.Batch, icl.ClickBatch, icl.StepResult] | None = None
     for micro in range(run.train.accumulate):
+        pulse.at(f"waiting for the samples of step {step + 1}", waiting=True)
         arrays = meter.wait(lambda: next(batches))
+        pulse.at(f"computing step {step + 1}")
         batch = _to_device(arrays, device, run.seed)
         # Dropout's draws belong to (seed, step, rank, micro), so no generator state has to be kept.
         torch.manual_seed(int(np.random.SeedSequence((run.seed, step, rank, micro)).generate_state(1)[0]))
@@ -212,11 +224,15 @@ def _forward_backward(
         return take_step(model, batch, run.loss, count, backward=backward, no_sync=no_sync, sync_last=last)
 
 
-def _validate(validate: Validate | None, model: ClickSegmenter, rank: int, world: int) -> dict[str, float]:
+def _validate(
+    validate: Validate | None, model: ClickSegmenter, rank: int, world: int, pulse: Pulse
+) -> dict[str, float]:
     """Mean metrics over the objects of all ranks, each rank having evaluated its share."""
     if validate is None:
         return {}
     evaluated = parallel.whole_model(model).eval()
+    if evaluated is not model:  # a gathered copy
+        evaluated.register_forward_hook(pulse.move)
     count, means = validate(evaluated, rank, world)
     if world > 1:
         parts: list[Any] = [None] * world

@@ -33,6 +33,8 @@ FREE = (
     "train.keep",
     "train.max_failures",
     "train.wait_for_workers",
+    "train.hang_seconds",
+    "eval.hang_seconds",
     "train.explode_factor",
     "tracking.",
 )

@@ -219,14 +219,15 @@ class SweepActor(InferenceActor):
         sha256: str,
         gpu: bool,
         actors_on_node: int,
+        signs: Any,
         settings: Sequence[tuple[int, Cfr, dict[str, Any]]],
         rules: Eval,
         batch_size: int,
     ) -> None:
-        super().__init__(uri, sha256, gpu, actors_on_node)
+        super().__init__(uri, sha256, gpu, actors_on_node, signs)
         self.settings, self.rules, self.batch_size = settings, rules, batch_size
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def work(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One chunk: {"chunk": [JSON], "part": [URI]} to {"name": [...], "objects": [number]}."""
         chunk = Chunk.from_dict(json.loads(batch["chunk"][0]))
         settings = {number: cfr_parts.on_dataset(cfr, setting, chunk.crop) for number, cfr, setting in self.settings}

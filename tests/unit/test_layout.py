@@ -17,7 +17,7 @@ MAX_LINES = 300
 LAYERS = [
     [
         *("pipeline.config", "pipeline.config_io", "pipeline.credentials", "pipeline.errors"),
-        *("pipeline.cluster", "pipeline.s3", "pipeline.s3_errors", "pipeline.storage", "pipeline.runtime"),
+        *("pipeline.cluster", "pipeline.s3", "pipeline.s3_errors", "pipeline.storage", "pipeline.runtime", "pipeline.watch"),
     ],
     ["pipeline.data.schema", "pipeline.data.masks", "pipeline.data.order", "pipeline.data.images", "pipeline.clicks"],
     ["pipeline.augment"],
@@ -30,6 +30,7 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 STRANGERS = [("pipeline.train", "pipeline.evaluate"), ("pipeline.evaluate", "pipeline.train")]
 RAY_MODULES = [
     "pipeline.runtime",
+    "pipeline.watch",
     "pipeline.data.shards",
     "pipeline.data.stream",
     "pipeline.train.launch",
