@@ -28,7 +28,7 @@ SMALL = [
     *("--model.train-size", "64", "--model.dim", "48", "--loss.weights", "1", "--train.batch", "4"),
     *("--train.workers", "2", "--train.cpus-per-worker", "2", "--train.threads", "1", "--train.log-every", "5"),
     *("--train.steps", str(STEPS), "--train.checkpoint-every", str(EVERY), "--train.keep", "1000"),
-    *("--train.val-objects", "2", "--eval.max-clicks", "3"),
+    *("--train.val-objects", "2", "--eval.max-clicks", "3", "--train.hang-seconds", "20"),
 ]
 ALONE = ("--train.workers", "1", "--train.cpus-per-worker", "1", "--train.max-failures", "0", "--tracking.no-enabled")
 
@@ -130,11 +130,10 @@ class Local:
         """Processes of this cluster with `title` in their command line."""
         return processes_below({int(file.read_text()) for file in (self.folder / "pids").iterdir()}, title)
 
-    def kill(self, title: str, count: int = 1) -> None:
-        """SIGKILL to processes by title, as soon as there are any."""
+    def kill(self, title: str, number: int = signal.SIGKILL) -> None:
+        """A signal to a process by title, as soon as there is one."""
         pids = until(lambda: self.processes(title), f"a process {title!r}")
-        for pid in pids[:count]:
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pids[0], number)
 
 
 def processes_below(roots: set[int], title: str) -> list[int]:

@@ -7,6 +7,7 @@ the same command. Each can be run alone.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 
@@ -84,6 +85,26 @@ def test_loss_of_a_training_worker(hurt: HurtRun, local: Local, noted: Note) -> 
     local.kill("RayTrainWorker")
     seconds = hurt.next(since)
     noted("SIGKILL of a training worker", "the engine starts all workers from the last checkpoint", REDONE, seconds)
+
+
+def test_a_training_worker_that_hangs(hurt: HurtRun, local: Local, noted: Note) -> None:
+    since = hurt.going()
+    local.kill("RayTrainWorker", signal.SIGSTOP)
+    seconds = hurt.next(since)
+    assert re.search(
+        r"rank [01] of training .* has given no sign of life for .*; last it was .* It was killed", hurt.logs()
+    )
+    happens = "it is found by the signs of life it does not give, named, killed and started again like a lost one"
+    noted("SIGSTOP of a training worker (`train.hang_seconds` 20 instead of 600)", happens, REDONE, seconds)
+
+
+def test_an_augmentation_worker_that_hangs(hurt: HurtRun, local: Local, noted: Note) -> None:
+    since = hurt.going()
+    local.kill("make_block", signal.SIGSTOP)
+    seconds = hurt.next(since + EVERY)
+    until(lambda: "an augmentation worker (process" in hurt.logs(), "the message", 60)
+    happens = "it is found like that, named and killed; its task is run again in another process"
+    noted("SIGSTOP of an augmentation worker (the same)", happens, SAME, seconds)
 
 
 def test_loss_of_a_node_that_is_replaced(hurt: HurtRun, local: Local, noted: Note) -> None:

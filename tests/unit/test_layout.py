@@ -17,7 +17,14 @@ MAX_LINES = 300
 LAYERS = [
     [
         *("pipeline.config", "pipeline.config_io", "pipeline.credentials", "pipeline.errors"),
-        *("pipeline.cluster", "pipeline.s3", "pipeline.s3_errors", "pipeline.storage", "pipeline.runtime", "pipeline.watch"),
+        *(
+            "pipeline.cluster",
+            "pipeline.s3",
+            "pipeline.s3_errors",
+            "pipeline.storage",
+            "pipeline.runtime",
+            "pipeline.watch",
+        ),
     ],
     ["pipeline.data.schema", "pipeline.data.masks", "pipeline.data.order", "pipeline.data.images", "pipeline.clicks"],
     ["pipeline.augment"],
