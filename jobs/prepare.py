@@ -12,6 +12,7 @@ import time
 
 from pipeline import runtime, storage
 from pipeline.data.manifest import REJECTED
+from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import SOURCES, open_reader
 from pipeline.data.shards import write_shards
 from pipeline.errors import UserError
@@ -32,6 +33,8 @@ def parse(args: list[str]) -> argparse.Namespace:
         "--split", default="", help="train or val, for a source that has them (default: train, of voc val)"
     )
     parser.add_argument("--scores", default="", help="of sbd's train split: table (row index, name, score) for weights")
+    rules = "; ".join(f"{name}: {text}" for name, text in RULES.items())
+    parser.add_argument("--masks", default="", help=f"of folder: what masks mean (default: by their values). {rules}")
     parser.add_argument("--out", required=True, help="folder (or URI) for the shards; new, or of the same command")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="share of bad images that is still fine")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the rows (and of synthetic pictures)")
@@ -43,12 +46,14 @@ def job(args: list[str]) -> None:
     if not 0 <= options.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction is a share: {options.max_bad_fraction} is not between 0 and 1.")
     start = time.monotonic()
-    reader = open_reader(options.source, options.root, options.split, options.seed, options.scores)
+    reader = open_reader(options.source, options.root, options.split, options.seed, options.scores, options.masks)
     manifest = write_shards(
         reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
     )
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     print(f"{manifest.rows} images, {manifest.objects} objects, {len(manifest.shards)} shards, {size:.1f} MB")
+    for meaning, count in manifest.understood.items():
+        print(f"  understood: {count} x {meaning}")
     for reason, count in manifest.rejected.items():
         print(f"  set aside: {count} x {reason}  (listed in {storage.join(options.out, REJECTED)})")
     for reason, count in manifest.left_out.items():

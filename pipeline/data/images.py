@@ -17,6 +17,18 @@ MAX_PIXELS = 100_000_000
 
 _JPEG_START, _PNG_START, _JPEG_END = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
 _NOT_FRAMES = {0xC4, 0xC8, 0xCC}  # markers among C0..CF that are no frame header: tables, reserved, arithmetic coding
+_ORIENTATION = 0x0112  # EXIF tag
+# Orientation to (rows and columns exchanged, step along rows, step along columns) of what is displayed.
+_TURNS = {
+    1: (False, 1, 1),
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
+}
 _JUNK = bytes(range(1, 97))  # no 0xFF inside: cannot be taken for a marker
 
 
@@ -36,12 +48,14 @@ def header_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Size in the first frame header; stray bytes before a marker are passed over, as libjpeg does."""
     at, end = 2, len(data) - 9
     while at < end:
         if data[at] != 0xFF:
-            raise ValueError(f"no JPEG marker at byte {at}")
+            at += 1
+            continue
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
+        if marker in (0xFF, 0x00):  # fill byte; a stray FF 00
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             height, width = struct.unpack_from(">HH", data, at + 5)
@@ -58,16 +72,26 @@ def check_whole(data: bytes) -> None:
 
     (Not for PNG: there OpenCV itself reads on to the end and refuses a cut file.) A JPEG cut and closed again with an
     end marker is found too: bytes put before that marker change nothing in a whole picture, but are read as picture
-    data in a cut one.
+    data in a cut one. A JPEG that only lacks its end marker is whole.
 
     Raises:
         OSError, SyntaxError, ValueError: it does not (Pillow's errors, or ours).
     """
     if data.startswith(_PNG_START):
         return
-    whole = _probe(data)
+    if not data.startswith(_JPEG_START):
+        _probe(data)
+        return
+    if not data.endswith(_JPEG_END):
+        try:
+            _probe(data)
+        except OSError:  # "truncated", also where only the end marker is missing
+            data += _JPEG_END
+        if _JPEG_END not in data:
+            data += _JPEG_END
     end = data.rfind(_JPEG_END)
-    if data.startswith(_JPEG_START) and _probe(data[:end] + _JUNK + data[end:]) != whole:
+    before = data[:end].rstrip(b"\xff")  # fill bytes, or half a marker that was cut through
+    if _probe(before + _JUNK + data[end:]) != _probe(before + data[end:]):
         raise ValueError("the JPEG ends before its last pixel")
 
 
@@ -99,6 +123,9 @@ def decode(data: bytes, flags: int, strict: bool = False, what: str = "image") -
         if strict:
             check_whole(data)
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if array is None and data.startswith(_JPEG_START):  # OpenCV refuses a whole JPEG without its end marker
+            check_whole(data)
+            array = cv2.imdecode(np.frombuffer(data + _JPEG_END, np.uint8), flags)
     except (BadRow, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -117,6 +144,23 @@ def decode_image(data: bytes, strict: bool = False) -> np.ndarray:
         BadRow: see `decode`.
     """
     return decode(data, cv2.IMREAD_COLOR_RGB, strict)
+
+
+def exif_orientation(data: bytes) -> int:
+    """How the file says that its pixels are to be turned (EXIF, 1 to 8); 1 where it says nothing that can be read."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF makes Pillow raise nearly anything, and OpenCV ignore it
+        return 1
+    return value if value in _TURNS else 1
+
+
+def orient(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array of pixels as stored (H, W, ...) turned as `exif_orientation` says, as it is displayed."""
+    transposed, rows, columns = _TURNS[orientation]
+    turned = array.swapaxes(0, 1) if transposed else array
+    return np.ascontiguousarray(turned[::rows, ::columns])
 
 
 def decode_sample(row: Row) -> Sample:

@@ -54,6 +54,7 @@ class Manifest:
         objects: of all rows, things and stuff.
         rejected: images and objects set aside as bad, by reason (listed in rejected.parquet).
         left_out: sound images without a row, by reason.
+        understood: what files were taken for where that is not plain.
     """
 
     schema_version: int
@@ -65,6 +66,7 @@ class Manifest:
     shards: list[ShardInfo]
     rejected: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=1) + "\n").encode()

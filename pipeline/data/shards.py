@@ -125,9 +125,10 @@ def write_shards(
             "the same command then continues."
         )
     shards = [ShardInfo(**result["info"]) for result in results if result["info"]]
-    left_out = Counter(reader.left_out)
+    left_out, understood = Counter(reader.left_out), Counter[str]()
     for result in results:
         left_out.update(result["skipped"])
+        understood.update(result.get("understood", {}))
     if not shards:
         raise UserError(f"{reader.source}: none of {total} images can be used: {_list(reasons + left_out)}.")
     manifest = Manifest(
@@ -140,6 +141,7 @@ def write_shards(
         shards=shards,
         rejected=dict(sorted(reasons.items())),
         left_out={reason: n for reason, n in sorted(left_out.items()) if n},
+        understood=dict(sorted(understood.items())),
     )
     storage.write_bytes(storage.join(out, MANIFEST), manifest.to_json())
     return manifest
@@ -169,6 +171,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
         {"result": [JSON text]} with shard, rows' ShardInfo (null when no row is good), objects, rejected, skipped.
     """
     index = int(batch["shard"][0])
+    job.reader.understood.clear()
     pulse = pulse_of_process(job.signs, "a conversion worker")
     rows: list[Row] = []
     rejected: list[dict[str, str]] = []
@@ -191,6 +194,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
         "objects": sum(len(row.objects) for row in rows),
         "rejected": rejected,
         "skipped": dict(skipped),
+        "understood": dict(job.reader.understood),
     }
     text = json.dumps(result)
     storage.write_bytes(_beside(job.out, path), text.encode())

@@ -37,7 +37,7 @@ SOURCES: dict[str, Callable[[str, str, int], Reader]] = {
 }
 
 
-def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: str = "") -> Reader:
+def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: str = "", masks: str = "") -> Reader:
     """Reader of a raw data set.
 
     Args:
@@ -45,6 +45,7 @@ def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: 
         root: folder or URI in that source's own layout.
         split: "train" or "val" where the source has splits (default: train, of voc val), else "".
         seed: of the pictures that `synthetic` draws.
+        masks: of `folder`, what the numbers of mask files mean (`mask_rules.RULES`); "": by their values.
         scores: table that weighs the training images of `sbd`, "" for none.
 
     Raises:
@@ -55,6 +56,10 @@ def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: 
             f"{source!r} is not a known source.{did_you_mean(source, SOURCES)} Known: {', '.join(SOURCES)}."
         )
     root = storage.absolute(root)
+    if masks:
+        if source not in LAYOUTS:
+            raise UserError(f"--masks says what mask files of 'folder' mean; it has no meaning for {source!r}.")
+        return FolderReader(root, source=source, split=split, masks=masks)
     if not scores:
         return SOURCES[source](root, split, seed)
     if source != "sbd":

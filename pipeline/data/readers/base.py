@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from pipeline import storage
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError
+
+HEADERS = ("name", "names", "image", "images", "image_id", "filename", "file_name", "file", "id")  # of a name list
 
 
 class Reader(Protocol):
@@ -20,12 +26,14 @@ class Reader(Protocol):
         source: goes into every row and the manifest, e.g. "coco+lvis".
         split: "train", "val", or "" for a data set without splits.
         left_out: images that are not listed, by reason; filled by `items`.
+        understood: what files were taken for where that is not plain, counted by `read`.
     """
 
     root: str
     source: str
     split: str
     left_out: dict[str, int]
+    understood: Counter[str]
 
     def items(self) -> list[Any]:
         """Every image as a small picklable item, in the order of the files; reads no image.
@@ -85,26 +93,123 @@ def stem(name: str) -> str:
     return PurePosixPath(name).stem
 
 
-def need_folders(root: str, folders: list[str], layout: str) -> None:
-    """UserError unless the root and these folders in it exist."""
+def folded(name: str) -> str:
+    """What a name is on a disk that minds neither case nor Unicode form: names of one folded form are told apart by
+    some machines only."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def sizes(shape: tuple[int, ...]) -> str:
+    """(height, width) as people write it: width x height."""
+    return f"{shape[1]} x {shape[0]}"
+
+
+def find_folder(root: str, path: str) -> str | None:
+    """A folder below `root` by its path, whatever the case of its letters; the name as it is, None if there is none.
+
+    Raises:
+        UserError: two differ in case only, and neither is as asked for.
+    """
+    if storage.is_folder(storage.join(root, path)):
+        return path
+    found: list[str] = []
+    for part in path.split("/"):
+        there = [uri.rsplit("/", 1)[1] for uri in storage.list_folders(storage.join(root, *found))]
+        near = [name for name in there if folded(name) == folded(part)]
+        if len(near) > 1 and part not in near:
+            raise UserError(f"{storage.join(root, *found)} has both {near[0]}/ and {near[1]}/: rename one of them.")
+        if not near:
+            return None
+        found.append(part if part in near else near[0])
+    return "/".join(found)
+
+
+def find_folders(root: str, choices: Sequence[Sequence[str]], layout: str) -> tuple[str, list[str]]:
+    """The first of several sets of folders that is there, in `root` or one level below it, whatever the case.
+
+    Args:
+        layout: what needs them, for the message.
+
+    Returns:
+        The root that holds them, and their names as they are.
+
+    Raises:
+        UserError: none is there (what was found is named), or several folders below `root` hold one.
+    """
     if not storage.exists(root):
         raise UserError(f"There is no folder {root}.")
-    missing = [name for name in folders if not storage.is_folder(storage.join(root, name))]
-    if missing:
-        raise UserError(f"{root} has no {' and no '.join(f'{name}/' for name in missing)}: {layout}")
+    for wanted in choices:
+        names = [find_folder(root, name) for name in wanted]
+        if None not in names:
+            return root, [name for name in names if name]
+    below = [uri for uri in storage.list_folders(root) if not uri.rsplit("/", 1)[1].startswith((".", "__"))]
+    inside = [(uri, names) for uri in below for wanted in choices if (names := _all_folders(uri, wanted))]
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        several = ", ".join(uri.rsplit("/", 1)[1] + "/" for uri, _ in inside[:8])
+        raise UserError(f"{root} holds several data sets in the layout of {layout}: {several}. Name one of them.")
+    wanted = " or ".join(" and ".join(f"{name}/" for name in names) for names in choices)
+    raise UserError(f"{root} is not in the layout of {layout}: it needs {wanted}. {found_in(root)}")
+
+
+def _all_folders(root: str, wanted: Sequence[str]) -> list[str]:
+    names = [find_folder(root, name) for name in wanted]
+    return [] if None in names else [name for name in names if name]
+
+
+def found_in(root: str) -> str:
+    """'Found: images/, notes.txt.', for messages about folders that lack something."""
+    folders = [uri.rsplit("/", 1)[1] + "/" for uri in storage.list_folders(root)]
+    files = [uri.rsplit("/", 1)[1] for uri in storage.list_files(root, recursive=False)]
+    names = [*folders, *files]
+    return f"Found: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}." if names else "It is empty."
+
+
+def need_folders(root: str, folders: list[str], layout: str) -> str:
+    """The folder that holds these folders: the root, or the one folder below it that does.
+
+    Raises:
+        UserError: see `find_folders`; or a name is written in another case.
+    """
+    try:
+        where, names = find_folders(root, [folders], layout)
+    except UserError as error:
+        missing = [name for name in folders if storage.exists(root) and find_folder(root, name) is None]
+        if not missing or len(missing) == len(folders) == 1:
+            raise
+        lacks = " and no ".join(f"{name}/" for name in missing)
+        raise UserError(f"{root} has no {lacks}: {layout} needs {', '.join(folders)}. {found_in(root)}") from error
+    for name, wanted in zip(names, folders, strict=True):
+        if name != wanted:
+            raise UserError(f"{where} has {name}/ where {layout} needs {wanted}/: rename it.")
+    return where
+
+
+def text_of(uri: str) -> str:
+    """A text file, whatever byte order mark it begins with.
+
+    Raises:
+        UserError: no such file, or no text.
+    """
+    data = storage.read_bytes(uri)
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{uri} is no text: {error}.") from error
 
 
 def name_list(uri: str) -> list[str]:
-    """The names in a text file, one a line; spaces around them and empty lines do not count.
+    """The names in a text file, one a line; spaces around them, empty lines, comments (#) and quotes do not count.
 
     Raises:
-        UserError: no such file, no text, or no name in it.
+        UserError: no such file, no text, no name in it, or a name twice.
     """
-    try:
-        names = [line.strip() for line in storage.read_bytes(uri).decode().splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{uri} is no list of names: {error}.") from error
-    names = [name for name in names if name]
+    lines = [line.strip().strip("\"'") for line in text_of(uri).splitlines()]
+    names = [line for line in lines if line and not line.startswith("#")]
+    if names and names[0].lower() in HEADERS:
+        names = names[1:]
     if not names:
         raise UserError(f"{uri} lists no image.")
     return names
@@ -117,7 +222,8 @@ def load_json(uri: str, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:
         UserError: no such file, not JSON, or JSON of another kind.
     """
     try:
-        content = json.loads(storage.read_bytes(uri))
+        data = storage.read_bytes(uri)
+        content = json.loads(data.removeprefix(codecs.BOM_UTF8))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{uri} is not a whole JSON file (cut off, perhaps): {error}") from error
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]

@@ -10,6 +10,7 @@ filled, union; pycocotools' own drawing differs from it along the outline.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,11 +21,10 @@ from pipeline import storage
 from pipeline.data import coco_merge
 from pipeline.data.images import decode_image
 from pipeline.data.masks import Region, build_row, region
-from pipeline.data.readers.base import fetch, load_json, need_folders
+from pipeline.data.readers.base import fetch, load_json, need_folders, sizes
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError
 
-LAYOUT = "coco-instances needs images/ and annotations.json."
 KIND = "a COCO instances file"
 CROWD = "crowd region, which is no object"
 NO_OBJECT = "image without objects"
@@ -57,13 +57,14 @@ class CocoInstancesReader:
     split: str = ""
     source: str = "coco-instances"
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.split:
             raise UserError(f"{self.source} has no splits; leave out --split {self.split}.")
 
     def items(self) -> list[Item]:
-        need_folders(self.root, ["images"], LAYOUT)
+        self.root = need_folders(self.root, ["images"], self.source)
         uri = storage.join(self.root, "annotations.json")
         content = load_json(uri, KIND, ("images", "annotations"))
         left_out = {CROWD: 0, NO_OBJECT: 0, NO_IMAGE: 0}
@@ -101,8 +102,8 @@ class CocoInstancesReader:
         data = fetch(storage.join(self.root, "images"), item.image)
         shape = decode_image(data, strict=True).shape[:2]
         if item.size is not None and item.size != shape:
-            sizes = f"image {shape[0]} x {shape[1]}, its record {item.size[0]} x {item.size[1]}"
-            raise BadRow("mask has another size", sizes)
+            detail = f"image {sizes(shape)}, its record {sizes(item.size)}"
+            raise BadRow("mask has another size", detail)
         objects: list[Region] = []
         problems: list[BadRow] = []
         for index, segmentation in enumerate(json.loads(item.segmentations)):

@@ -9,6 +9,7 @@ validation file; those are in no panoptic file of the same split and are counted
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,11 @@ from pipeline import storage
 from pipeline.data import coco_merge
 from pipeline.data.images import decode, decode_image
 from pipeline.data.masks import Region, build_row, parents
-from pipeline.data.readers.base import Skipped, fetch, load_json, need_folders, stem
+from pipeline.data.readers.base import Skipped, fetch, load_json, need_folders, sizes, stem
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError, did_you_mean
 
 SPLITS = ("train", "val")
-LAYOUT = "coco-lvis needs train2017/, val2017/ and annotations/ under their published names."
 PANOPTIC = "a COCO panoptic file"
 LVIS = "an LVIS v1 file"
 NOT_IN_PANOPTIC = "LVIS image that the panoptic file of the split does not list"
@@ -63,6 +63,7 @@ class CocoLvisReader:
     split: str = "train"
     source: str = "coco+lvis"
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -77,7 +78,7 @@ class CocoLvisReader:
 
     def items(self) -> list[Item]:
         masks = f"annotations/panoptic_{self.split}2017"
-        need_folders(self.root, [f"{self.split}2017", "annotations", masks], LAYOUT)
+        self.root = need_folders(self.root, [f"{self.split}2017", "annotations", masks], self.source)
         panoptic_uri = self._annotation(f"panoptic_{self.split}2017.json")
         lvis_uri = self._annotation(f"lvis_v1_{self.split}.json")
         lists = ("images", "annotations", "categories")
@@ -124,7 +125,7 @@ class CocoLvisReader:
         colours = decode(fetch(masks, item.panoptic, "mask"), cv2.IMREAD_COLOR, strict=True, what="mask")
         for shape, of in ((colours.shape[:2], "panoptic PNG"), (item.size, "LVIS record")):
             if shape is not None and tuple(shape) != (height, width):
-                raise BadRow("mask has another size", f"image {height} x {width}, {of} {shape[0]} x {shape[1]}")
+                raise BadRow("mask has another size", f"image {width} x {height}, {of} {sizes(shape)}")
 
         ids = coco_merge.panoptic_ids(colours)
         coco: dict[bool, list[Region]] = {True: [], False: []}

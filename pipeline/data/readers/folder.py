@@ -2,9 +2,9 @@
 
 | source    | folders                        | mask                                                                  |
 |-----------|--------------------------------|-----------------------------------------------------------------------|
-| folder    | images/ masks/ or img/ gt/     | first (blue) channel: > 128 object, 128 ignore, less background       |
-| grabcut   | data_GT/ boundary_GT/          | as folder                                                             |
-| berkeley  | images/ masks/                 | as folder                                                             |
+| folder    | images/ masks/ or img/ gt/     | by its values, see `mask_rules.understand`                            |
+| grabcut   | data_GT/ boundary_GT/          | grey: > 128 object, 128 ignore, less background                       |
+| berkeley  | images/ masks/                 | as grabcut                                                            |
 | davis     | img/ gt/                       | any nonzero channel is the object                                     |
 | coco-mval | img/ gt/                       | as davis                                                              |
 | brats     | image/ annotation/             | as davis                                                              |
@@ -13,30 +13,32 @@
 
 The published ssTEM reader asks for 4-connected components, but at the wrong place of an argument list, and gets 8.
 
-An image and its mask have the same name but for the ending. Where the first rule holds, NAME_1, NAME_2, ... are
-masks of several objects on the image NAME; what one of them ignores and none claims is ignored for all of them.
+An image and its mask have the same name but for the ending. In `folder`, `grabcut` and `berkeley`, NAME_1, NAME_2, ...
+are masks of several objects on the image NAME; what one of them ignores and none claims is ignored for all of them.
+Where names leave open which mask belongs to which image (two files that differ in ending, case or Unicode form only),
+the images in question are set aside.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
 
-import cv2
 import numpy as np
 
 from pipeline import storage
-from pipeline.data.images import decode, decode_image
-from pipeline.data.masks import Region, build_row, region
-from pipeline.data.readers.base import fetch, stem
+from pipeline.data.images import decode_image, exif_orientation, orient
+from pipeline.data.mask_files import Labels, read_labels
+from pipeline.data.mask_rules import RULES, Rule, objects_of
+from pipeline.data.masks import Region, build_row
+from pipeline.data.readers.base import fetch, find_folders, folded, sizes, stem
 from pipeline.data.schema import Row
-from pipeline.errors import BadRow, UserError
+from pipeline.errors import BadRow, UserError, did_you_mean
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-IGNORE = 128
-
-Rule = Literal["trimap", "nonzero", "components", "values"]
+AMBIGUOUS = "two files of one name"
+NUMBERED = ("trimap", "auto", *RULES)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Layout:
 
 
 LAYOUTS = {
-    "folder": Layout((("images", "masks"), ("img", "gt")), "trimap"),
+    "folder": Layout((("images", "masks"), ("img", "gt")), "auto"),
     "grabcut": Layout((("data_GT", "boundary_GT"),), "trimap"),
     "berkeley": Layout((("images", "masks"),), "trimap"),
     "davis": Layout((("img", "gt"),), "nonzero"),
@@ -61,65 +63,101 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One image and its masks, as names in `image_folder` and `mask_folder` below the root; "" = missing."""
+    """One image and its masks, as names in `image_folder` and `mask_folder` below the root; "" = missing.
+
+    Attributes:
+        problem: why nobody can tell which files belong together; "" if it is clear.
+    """
 
     image_id: str
     image_folder: str
     image: str
     mask_folder: str
     masks: tuple[str, ...]
+    problem: str = ""
 
 
 @dataclass
 class FolderReader:
-    """Reader of one folder in one of the layouts above."""
+    """Reader of one folder in one of the layouts above.
+
+    Attributes:
+        masks: of `folder`, what the numbers of masks mean: "" = by their values, else one of `RULES`.
+    """
 
     root: str
     source: str = "folder"
     split: str = ""
+    masks: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.split:
             raise UserError(f"{self.source} has no splits; leave out --split {self.split}.")
+        if self.masks and self.masks not in RULES:
+            hint = did_you_mean(self.masks, RULES)
+            raise UserError(f"--masks {self.masks!r} is none of {', '.join(RULES)}.{hint}")
+        if self.masks and self.source != "folder":
+            raise UserError(f"--masks says what masks of 'folder' mean; {self.source!r} has a rule of its own.")
+
+    @property
+    def rule(self) -> str:
+        return self.masks or LAYOUTS[self.source].rule
 
     def items(self) -> list[Item]:
         image_folder, mask_folder = self._folders()
-        images = self._files(image_folder)
-        masks: dict[str, list[str]] = {name: [] for name in images}
-        for name, file in self._files(mask_folder).items():
-            owner = name
-            if name not in images and LAYOUTS[self.source].rule == "trimap":
-                numbered = re.fullmatch(r"(.+)_(\d+)", name)
-                owner = numbered[1] if numbered and numbered[1] in images else name
-            masks.setdefault(owner, []).append(file)
+        images, masks = self._files(image_folder), self._files(mask_folder)
         if not images:
             raise UserError(f"{storage.join(self.root, image_folder)} holds no image ({' '.join(SUFFIXES)}).")
-        return [
-            Item(name, image_folder, images.get(name, ""), mask_folder, tuple(sorted(masks[name], key=_by_number)))
-            for name in sorted(masks)
-        ]
+        owned: dict[str, list[str]] = {key: [] for key in images}
+        problems: dict[str, str] = {}
+        for key, files in masks.items():
+            owner = self._owner(key, images, masks)
+            owned.setdefault(owner, []).extend(files)
+            if len(files) > 1:
+                problems[owner] = f"masks {files[0]} and {files[1]}"
+            if owner == key and (other := self._second_owner(key, images, masks)):
+                for name in (key, other):
+                    problems[name] = f"mask {files[0]} may belong to image {images[key][0]} or {images[other][0]}"
+        problems |= {key: f"images {files[0]} and {files[1]}" for key, files in images.items() if len(files) > 1}
+        items = []
+        for key in sorted(owned):
+            found = images.get(key, [])
+            for image in found or [""]:
+                name = image if len(found) > 1 else stem(image) if image else stem(owned[key][0])
+                ordered = tuple(sorted(owned[key], key=_by_number))
+                items.append(Item(name, image_folder, image, mask_folder, ordered, problems.get(key, "")))
+        return items
+
+    def _owner(self, key: str, images: dict[str, list[str]], masks: dict[str, list[str]]) -> str:
+        """The image that a mask belongs to."""
+        numbered = self._numbered(key)
+        return numbered if key not in images and numbered in images else key
+
+    def _second_owner(self, key: str, images: dict[str, list[str]], masks: dict[str, list[str]]) -> str:
+        """NAME, where the mask of image NAME_2 may as well be the second one of image NAME; else ""."""
+        name = self._numbered(key)
+        if key not in images or name not in images or name in masks:
+            return ""
+        return name
+
+    def _numbered(self, key: str) -> str:
+        found = re.fullmatch(r"(.+)_(\d+)", key) if self.rule in NUMBERED else None
+        return found[1] if found else ""
 
     def _folders(self) -> tuple[str, str]:
-        if not storage.exists(self.root):
-            raise UserError(f"There is no folder {self.root}.")
         choices = LAYOUTS[self.source].folders
-        for pair in choices:
-            if all(storage.is_folder(storage.join(self.root, name)) for name in pair):
-                return pair
-        wanted = " or ".join(f"{images}/ and {masks}/" for images, masks in choices)
-        raise UserError(f"{self.root} is not in the layout of {self.source!r}: it needs {wanted}.")
+        self.root, pair = find_folders(self.root, choices, repr(self.source))
+        return pair[0], pair[1]
 
-    def _files(self, folder: str) -> dict[str, str]:
-        """File names by stem; other files and hidden ones do not count."""
-        found: dict[str, str] = {}
+    def _files(self, folder: str) -> dict[str, list[str]]:
+        """File names by folded stem; other files and hidden ones do not count."""
+        found: dict[str, list[str]] = {}
         for uri in storage.list_files(storage.join(self.root, folder), recursive=False):
             name = uri.rsplit("/", 1)[1]
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
-                continue
-            if stem(name) in found:
-                raise UserError(f"{self.root}/{folder} has both {found[stem(name)]} and {name}: remove one of them.")
-            found[stem(name)] = name
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                found.setdefault(folded(stem(name)), []).append(name)
         return found
 
     def name_of(self, item: Item) -> str:
@@ -131,6 +169,8 @@ class FolderReader:
         return storage.join(self.root, item.mask_folder, item.masks[0])
 
     def read(self, item: Item, aside: list[BadRow] | None = None) -> Row:
+        if item.problem:
+            raise BadRow(AMBIGUOUS, f"{item.problem}: nobody can tell which mask belongs to which image")
         if not item.image:
             raise BadRow("image is missing", f"mask {item.masks[0]} has no image {item.image_id}")
         data = fetch(storage.join(self.root, item.image_folder), item.image)
@@ -139,52 +179,37 @@ class FolderReader:
             raise BadRow("mask is missing", f"no mask {item.image_id} in {item.mask_folder}/")
         objects: list[Region] = []
         claimed, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
-        rule = LAYOUTS[self.source].rule
         for name in item.masks:
-            values = self._mask(item, name, shape)
-            mine = values > (IGNORE if rule == "trimap" else 0)
-            found = _regions(values, mine, rule)
-            if not found:
-                problem = BadRow("object with no pixels", f"{name} holds the values {np.unique(values)[:8].tolist()}")
+            try:
+                found = objects_of(self._labels(item, name, data, shape), self.rule)
+            except BadRow as bad:
+                problem = BadRow(bad.reason, f"{name}: {bad.detail}")
                 if aside is None or len(item.masks) == 1:
-                    raise problem
+                    raise problem from bad
                 aside.append(problem)
                 continue
-            objects += found
-            claimed |= mine
-            if rule == "trimap":
-                ignored |= values == IGNORE
+            self.understood[found.understood] += 1
+            objects += found.regions
+            for item_region in found.regions:
+                claimed[item_region.window] |= item_region.mask
+            if found.ignored is not None:
+                ignored |= found.ignored
         if not objects:
             raise BadRow("object with no pixels", f"all {len(item.masks)} masks are empty")
         return build_row(item.image_id, data, shape, objects, ignore=ignored & ~claimed, source=self.source)
 
-    def _mask(self, item: Item, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """(H, W) mask values: the first channel, the largest where any channel counts, or a grey file's own numbers."""
-        folder, rule = storage.join(self.root, item.mask_folder), LAYOUTS[self.source].rule
-        flags = cv2.IMREAD_UNCHANGED if rule == "values" else cv2.IMREAD_COLOR  # which cuts 16 bits to 8
-        colours = decode(fetch(folder, name, "mask"), flags, strict=True, what="mask")
-        if colours.shape[:2] != shape:
-            sizes = f"image {shape[0]} x {shape[1]}, {name} {colours.shape[0]} x {colours.shape[1]}"
-            raise BadRow("mask has another size", sizes)
-        if rule == "values":
-            grey = colours.reshape(*shape, -1)[..., :3]
-            if (grey != grey[..., :1]).any():
-                raise BadRow("mask is not grey", f"{name}: the colours of a pixel are no number of an object")
-            return grey[..., 0]
-        return colours[..., 0] if rule == "trimap" else colours.max(axis=2)
-
-
-def _regions(values: np.ndarray, mine: np.ndarray, rule: Rule) -> list[Region]:
-    """Objects of one mask, in the order of their numbers or of their first pixels."""
-    if rule == "components":
-        count, values = cv2.connectedComponents(mine.astype(np.uint8), connectivity=8)
-        numbers = range(1, count)
-    elif rule == "values":
-        numbers = np.unique(values[mine])
-    else:
-        found = region(mine)
-        return [] if found is None else [found]
-    return [found for number in numbers if (found := region(values == number)) is not None]
+    def _labels(self, item: Item, name: str, image: bytes, shape: tuple[int, int]) -> Labels:
+        """The mask, turned as the image is displayed where it was drawn on the image as it is stored."""
+        labels = read_labels(fetch(storage.join(self.root, item.mask_folder), name, "mask"))
+        turn = exif_orientation(image)
+        if turn >= 5 and labels.values.shape == shape[::-1] != shape:
+            self.understood["mask turned as the EXIF of its photograph says"] += 1
+            labels = Labels(orient(labels.values, turn), labels.kind, labels.colours, labels.lossy)
+        elif turn > 1 and labels.values.shape == shape:
+            self.understood["mask taken as drawn on the photograph as its EXIF turns it"] += 1
+        if labels.values.shape != shape:
+            raise BadRow("mask has another size", f"image {sizes(shape)}, mask {sizes(labels.values.shape)}")
+        return labels
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -10,6 +10,7 @@ objects are things, the rest stuff. (Layout as RITM's `isegm/data/datasets/coco_
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +22,11 @@ from pipeline import storage
 from pipeline.data.images import decode, decode_image
 from pipeline.data.masks import Region, build_row, region
 from pipeline.data.pickles import PickledArray, read_pickle
-from pipeline.data.readers.base import Skipped, fetch, need_folders
+from pipeline.data.readers.base import Skipped, fetch, need_folders, sizes
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError, did_you_mean
 
 SPLITS = ("train", "val")
-LAYOUT = "merged needs images/, masks/ and hannotation.pickle below train/ and val/, as they were published."
 MAX_MASKS_BYTES = 64 << 20
 MALFORMED = "annotation is malformed"
 
@@ -56,13 +56,14 @@ class MergedReader:
     split: str = "train"
     source: str = "merged"
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UserError(f"merged has no split {self.split!r}: train or val.{did_you_mean(self.split, SPLITS)}")
 
     def items(self) -> list[Item]:
-        need_folders(self.root, [f"{self.split}/images", f"{self.split}/masks"], LAYOUT)
+        self.root = need_folders(self.root, [f"{self.split}/images", f"{self.split}/masks"], self.source)
         uri = storage.join(self.root, self.split, "hannotation.pickle")
         content = read_pickle(storage.read_bytes(uri), uri)
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -86,7 +87,7 @@ class MergedReader:
             raise BadRow(MALFORMED, f"{item.things} things, but masks of {len(places)} objects")
         for layer in layers:
             if layer.shape != shape:
-                raise BadRow("mask has another size", f"image {shape[0]} x {shape[1]}, layer {layer.shape}")
+                raise BadRow("mask has another size", f"image {sizes(shape)}, layer {sizes(layer.shape)}")
         found = [region(layers[layer] == label) for layer, label in places]
         for index, mask in enumerate(found):
             if mask is None and aside is not None:

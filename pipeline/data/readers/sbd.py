@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +22,11 @@ from pipeline.data.images import decode_image
 from pipeline.data.masks import Region, build_row, region
 from pipeline.data.matfiles import read_field
 from pipeline.data.pickles import read_pickle
-from pipeline.data.readers.base import Skipped, fetch, name_list, need_folders, stem
+from pipeline.data.readers.base import Skipped, fetch, name_list, need_folders, sizes, stem
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError, did_you_mean
 
 SPLITS = ("train", "val")
-LAYOUT = "sbd needs img/, inst/ and train.txt or val.txt."
 MIN_BOX_SHARE = 0.08
 SCORE_POWER = 1.25
 
@@ -50,6 +50,7 @@ class SbdReader:
     scores: str = ""
     source: str = "sbd"
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -58,7 +59,7 @@ class SbdReader:
             raise UserError("A score table weighs training images; it has no meaning for --split val.")
 
     def items(self) -> list[Item]:
-        need_folders(self.root, ["img", "inst"], LAYOUT)
+        self.root = need_folders(self.root, ["img", "inst"], self.source)
         names = name_list(storage.join(self.root, f"{self.split}.txt"))
         if not self.scores:
             return [Item(name) for name in names]
@@ -78,8 +79,8 @@ class SbdReader:
         shape = decode_image(data, strict=True).shape[:2]
         ids = segmentation(fetch(storage.join(self.root, "inst"), f"{item.name}.mat", "mask"))
         if ids.shape != shape:
-            sizes = f"image {shape[0]} x {shape[1]}, {item.name}.mat {ids.shape[0]} x {ids.shape[1]}"
-            raise BadRow("mask has another size", sizes)
+            detail = f"image {sizes(shape)}, {item.name}.mat {sizes(ids.shape)}"
+            raise BadRow("mask has another size", detail)
         objects = [r for number in np.unique(ids) if number > 0 and (r := region(ids == number)) is not None]
         if not objects:
             raise BadRow("object with no pixels", f"{item.name}.mat holds no object")

@@ -15,6 +15,7 @@ and the manifest's source.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from dataclasses import dataclass, field
 
 import cv2
@@ -23,14 +24,14 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.data.images import decode, decode_image
+from pipeline.data.mask_files import read_labels
 from pipeline.data.masks import build_row, region
-from pipeline.data.readers.base import fetch, name_list, need_folders
+from pipeline.data.readers.base import fetch, name_list, need_folders, sizes
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError, did_you_mean
 
 SPLITS = ("train", "val", "trainval")
 FOLDERS = ["JPEGImages", "SegmentationObject", "ImageSets/Segmentation"]
-LAYOUT = "voc needs these folders of VOC2012."
 VOID_INDEX, VOID_GREY = 255, 220
 
 
@@ -42,6 +43,7 @@ class VocReader:
     split: str = "val"
     source: str = "voc"
     left_out: dict[str, int] = field(default_factory=dict)
+    understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -49,7 +51,7 @@ class VocReader:
             raise UserError(f"{self.source} has no split {self.split!r}: {', '.join(SPLITS)}.{hint}")
 
     def items(self) -> list[str]:
-        need_folders(self.root, FOLDERS, LAYOUT)
+        self.root = need_folders(self.root, FOLDERS, self.source)
         return name_list(storage.join(self.root, "ImageSets/Segmentation", f"{self.split}.txt"))
 
     def name_of(self, item: str) -> str:
@@ -65,8 +67,8 @@ class VocReader:
         grey = self.source == "voc-grey"
         values, void = (grey_values(mask), VOID_GREY) if grey else (palette_indices(mask), VOID_INDEX)
         if values.shape != shape:
-            sizes = f"image {shape[0]} x {shape[1]}, {item}.png {values.shape[0]} x {values.shape[1]}"
-            raise BadRow("mask has another size", sizes)
+            detail = f"image {sizes(shape)}, {item}.png {sizes(values.shape)}"
+            raise BadRow("mask has another size", detail)
         numbers = [number for number in np.unique(values) if number not in (0, void)]
         objects = [found for number in numbers if (found := region(values == number)) is not None]
         if not objects:
@@ -88,5 +90,10 @@ def palette_indices(data: bytes) -> np.ndarray:
 
 
 def grey_values(data: bytes) -> np.ndarray:
-    """(H, W) uint8 grey values of the colours, as OpenCV weighs them."""
+    """(H, W) uint8 grey values of the colours, as OpenCV weighs them.
+
+    Raises:
+        BadRow: it does not decode, or holds what the colours do not show.
+    """
+    read_labels(data)
     return cv2.cvtColor(decode(data, cv2.IMREAD_COLOR, strict=True, what="mask"), cv2.COLOR_BGR2GRAY)
