@@ -33,6 +33,10 @@ def parse(args: list[str]) -> argparse.Namespace:
         "--split", default="", help="train or val, for a source that has them (default: train, of voc val)"
     )
     parser.add_argument("--scores", default="", help="of sbd's train split: table (row index, name, score) for weights")
+    parser.add_argument("--annotations", default="", help="of coco-instances: the JSON file, where it is not found")
+    parser.add_argument(
+        "--crowd", default="", help="of coco-instances: objects takes regions marked iscrowd as objects"
+    )
     rules = "; ".join(f"{name}: {text}" for name, text in RULES.items())
     parser.add_argument("--masks", default="", help=f"of folder: what masks mean (default: by their values). {rules}")
     parser.add_argument("--out", required=True, help="folder (or URI) for the shards; new, or of the same command")
@@ -46,7 +50,16 @@ def job(args: list[str]) -> None:
     if not 0 <= options.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction is a share: {options.max_bad_fraction} is not between 0 and 1.")
     start = time.monotonic()
-    reader = open_reader(options.source, options.root, options.split, options.seed, options.scores, options.masks)
+    reader = open_reader(
+        options.source,
+        options.root,
+        options.split,
+        options.seed,
+        options.scores,
+        options.masks,
+        options.annotations,
+        options.crowd,
+    )
     manifest = write_shards(
         reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
     )

@@ -78,7 +78,8 @@ def write_shards(
     items, doubles = _unique(reader, items)
     total = len(items) + len(doubles)
     if not items:
-        raise UserError(f"{reader.source}: there is no image to convert.")
+        seen = _list(Counter({reason: n for reason, n in reader.left_out.items() if n}))
+        raise UserError(f"{reader.source}: there is no image to convert ({seen}).")
     count = math.ceil(len(items) / (rows_per_group * groups_per_shard))
     # Pickled one by one, so that the fingerprint of the plan covers the annotations of every image.
     pickled = [pickle.dumps(item, protocol=5) for item in items]

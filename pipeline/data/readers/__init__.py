@@ -37,7 +37,16 @@ SOURCES: dict[str, Callable[[str, str, int], Reader]] = {
 }
 
 
-def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: str = "", masks: str = "") -> Reader:
+def open_reader(
+    source: str,
+    root: str,
+    split: str = "",
+    seed: int = 0,
+    scores: str = "",
+    masks: str = "",
+    annotations: str = "",
+    crowd: str = "",
+) -> Reader:
     """Reader of a raw data set.
 
     Args:
@@ -45,6 +54,8 @@ def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: 
         root: folder or URI in that source's own layout.
         split: "train" or "val" where the source has splits (default: train, of voc val), else "".
         seed: of the pictures that `synthetic` draws.
+        annotations: of `coco-instances`, the file to read.
+        crowd: of `coco-instances`, "objects" or "leave-out".
         masks: of `folder`, what the numbers of mask files mean (`mask_rules.RULES`); "": by their values.
         scores: table that weighs the training images of `sbd`, "" for none.
 
@@ -56,6 +67,10 @@ def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: 
             f"{source!r} is not a known source.{did_you_mean(source, SOURCES)} Known: {', '.join(SOURCES)}."
         )
     root = storage.absolute(root)
+    if annotations or crowd:
+        if source != "coco-instances":
+            raise UserError(f"--annotations and --crowd are of 'coco-instances'; they have no meaning for {source!r}.")
+        return CocoInstancesReader(root, split=split, annotations=annotations, crowd=crowd or "leave-out")
     if masks:
         if source not in LAYOUTS:
             raise UserError(f"--masks says what mask files of 'folder' mean; it has no meaning for {source!r}.")

@@ -1,37 +1,42 @@
-"""Any data set of images with COCO's instances JSON: polygons and run lengths, as lists or as compressed text.
+"""Any data set of images with COCO's instances JSON, as annotation tools export it.
 
-    ROOT/images/...  annotations.json
+    ROOT/images/  annotations.json                     or result.json (Label Studio), or the one JSON file there is
+    ROOT/images/  annotations/instances_default.json   CVAT
+    ROOT/train2017/  annotations/instances_train2017.json
+    ROOT/[train/ valid/ test/]  _annotations.coco.json beside the images (Roboflow); --split names the folder
+    ROOT, --annotations FILE                           any other place
 
-One row per image with all its objects. Crowd regions (iscrowd) are no objects: they are left out and counted, as are
-images without objects. Polygons are drawn as those of LVIS are (docs/method.md, section 7): vertices rounded, each
-filled, union; pycocotools' own drawing differs from it along the outline.
+One row per image with all its objects, decoded as pycocotools does (`pipeline.data.coco_masks`). What is no object
+(crowd regions, boxes without a mask) is left out and counted. Where ids or names leave open what belongs together, the
+images in question are set aside. Files are found by their name below ROOT, whatever folder the JSON says.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.data import coco_merge
-from pipeline.data.images import decode_image
+from pipeline.data.coco_masks import TWO_CORNERS, segmentation_region
+from pipeline.data.images import decode_image, exif_orientation, orient
 from pipeline.data.masks import Region, build_row, region
-from pipeline.data.readers.base import fetch, load_json, need_folders, sizes
+from pipeline.data.readers.base import checked, fetch, load_json, sizes
+from pipeline.data.readers.coco_files import FileNames, annotation_file, identity
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError
 
 KIND = "a COCO instances file"
-CROWD = "crowd region, which is no object"
 NO_OBJECT = "image without objects"
 NO_IMAGE = "annotation of an image that is not listed"
-MALFORMED = "annotation is malformed"
-MAX_COORDINATE = 1 << 20
-MAX_CHARACTERS = 7  # of a number in compressed run lengths: 35 bits
+NO_MASK = "box without a mask"
+AMBIGUOUS_ID = "image id is ambiguous"
+TWICE = "image is listed twice"
+CROWD = ("leave-out", "objects")
 
 
 @dataclass(frozen=True)
@@ -39,162 +44,181 @@ class Item:
     """What the JSON says about one image.
 
     Attributes:
-        image: file name below images/.
+        name: of the row.
+        image: file name below the root, or as the JSON has it where there is no such file.
         size: (height, width) as annotated, or None.
         segmentations: JSON list of the objects' segmentations.
+        problem: (reason, detail) for which it is set aside, or None.
     """
 
+    name: str
     image: str
     size: tuple[int, int] | None
     segmentations: bytes
+    problem: tuple[str, str] | None = None
 
 
 @dataclass
 class CocoInstancesReader:
-    """Reader of one folder."""
+    """Reader of one annotation file.
+
+    Attributes:
+        annotations: file (name below the root, or URI) to read instead of the one that is found.
+        crowd: "objects": regions marked `iscrowd` are objects, as in CVAT's exports of masks.
+    """
 
     root: str
     split: str = ""
+    annotations: str = ""
+    crowd: str = "leave-out"
     source: str = "coco-instances"
     left_out: dict[str, int] = field(default_factory=dict)
     understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        if self.crowd not in CROWD:
+            raise UserError(f"--crowd {self.crowd!r} is none of {', '.join(CROWD)}.")
         if self.split:
-            raise UserError(f"{self.source} has no splits; leave out --split {self.split}.")
+            annotation_file(self.root, self.split, self.annotations)
 
     def items(self) -> list[Item]:
-        self.root = need_folders(self.root, ["images"], self.source)
-        uri = storage.join(self.root, "annotations.json")
+        uri, self.root = annotation_file(self.root, self.split, self.annotations)
         content = load_json(uri, KIND, ("images", "annotations"))
-        left_out = {CROWD: 0, NO_OBJECT: 0, NO_IMAGE: 0}
         try:
-            objects: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
-            for annotation in content["annotations"]:
-                if annotation.get("iscrowd", 0):
-                    left_out[CROWD] += 1
-                elif annotation["image_id"] not in objects:
-                    left_out[NO_IMAGE] += 1
-                else:
-                    objects[annotation["image_id"]].append(annotation["segmentation"])
-            items = [
-                Item(str(image["file_name"]), _size(image), json.dumps(objects[image["id"]]).encode())
-                for image in content["images"]
-                if objects[image["id"]]
-            ]
+            items = self._items(content, FileNames(self.root, uri))
         except KeyError as error:
             raise UserError(f"{uri} is not {KIND}: an entry lacks {error}.") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{uri} is not {KIND}: {error}.") from error
-        left_out[NO_OBJECT] = len(content["images"]) - len(items)
-        self.left_out = left_out
         return items
 
+    def _items(self, content: dict[str, Any], files: FileNames) -> list[Item]:
+        records: dict[Any, list[dict[str, Any]]] = {}
+        for record in content["images"]:
+            records.setdefault(identity(record["id"]), []).append(record)
+        objects: dict[Any, list[Any]] = {key: [] for key in records}
+        left_out: Counter[str] = Counter()
+        total = len(content["annotations"])
+        for annotation in content["annotations"]:
+            segmentation = _segmentation(annotation)
+            if _is_crowd(annotation) and self.crowd != "objects":
+                left_out[f"crowd region (of {total} annotations); --crowd objects takes them as objects"] += 1
+            elif (key := identity(annotation["image_id"])) not in objects:
+                left_out[NO_IMAGE] += 1
+            elif segmentation is None:
+                left_out[f"{NO_MASK} (of {total} annotations)"] += 1
+            else:
+                objects[key].append(segmentation)
+        items = []
+        for key, several in records.items():
+            for record in several:
+                if not objects[key]:
+                    left_out[NO_OBJECT] += 1
+                    continue
+                given = str(record["file_name"])
+                item = Item("", given, _size(record), json.dumps(objects[key]).encode())
+                if len(several) > 1:
+                    names = " and ".join(repr(str(r.get("file_name"))) for r in several[:2])
+                    detail = f"{len(several)} images have the id {several[0]['id']!r}: {names}"
+                    item = replace(item, problem=(AMBIGUOUS_ID, detail))
+                else:
+                    item = self._found(item, files)
+                items.append(item)
+        self.left_out = dict(left_out)
+        return _told_apart(items, files)
+
+    def _found(self, item: Item, files: FileNames) -> Item:
+        """The item with the file that its name means."""
+        name, several = files.find(item.image)
+        if several:
+            return replace(item, problem=("image file is ambiguous", f"{item.image}: {' or '.join(several[:2])}"))
+        return replace(item, image=name) if name else item
+
     def name_of(self, item: Item) -> str:
-        """The file name without its ending; folders become part of it."""
-        path = PurePosixPath(item.image)
-        return "_".join([part for part in path.parts[:-1] if part != "/"] + [path.stem])
+        return item.name
 
     def path_of(self, item: Item) -> str:
-        return storage.join(self.root, "images", item.image)
+        return storage.join(self.root, item.image)
 
     def read(self, item: Item, aside: list[BadRow] | None = None) -> Row:
-        data = fetch(storage.join(self.root, "images"), item.image)
+        if item.problem is not None:
+            raise BadRow(*item.problem)
+        data = fetch(self.root, checked(item.image))
         shape = decode_image(data, strict=True).shape[:2]
+        turn, stored = exif_orientation(data), shape
         if item.size is not None and item.size != shape:
-            detail = f"image {sizes(shape)}, its record {sizes(item.size)}"
-            raise BadRow("mask has another size", detail)
+            stored = item.size
+            if turn < 5 or item.size != shape[::-1]:
+                turned = f" (as its EXIF orientation {turn} turns it)" if turn > 1 else ""
+                raise BadRow("mask has another size", f"image {sizes(shape)}{turned}, its record {sizes(item.size)}")
+            self.understood["annotations turned as the EXIF of the photograph says"] += 1
+        elif turn > 1:
+            self.understood["annotations taken as drawn on the photograph as its EXIF turns it"] += 1
         objects: list[Region] = []
         problems: list[BadRow] = []
         for index, segmentation in enumerate(json.loads(item.segmentations)):
             try:
-                found = segmentation_region(segmentation, *shape)
-                if found is None:
-                    raise BadRow("object with no pixels", f"object {index} of the image")
-                objects.append(found)
+                found = segmentation_region(segmentation, *stored)
             except BadRow as bad:
-                problems.append(bad)
+                problems.append(BadRow(bad.reason, f"object {index} of the image: {bad.detail}"))
+                continue
+            if isinstance(segmentation, list) and any(_is_rest(polygon) for polygon in segmentation):
+                self.understood[f"{TWO_CORNERS} beside a real one, left out"] += 1
+            objects.append(found if stored == shape else _turned(found, stored, turn))
         if not objects:
             raise problems[0]
         if aside is not None:
             aside += problems
-        return build_row(self.name_of(item), data, shape, objects, source=self.source)
+        return build_row(item.name, data, shape, objects, source=self.source)
+
+
+def _told_apart(items: Sequence[Item], files: FileNames) -> list[Item]:
+    """Items with names of their own, those of one file set aside."""
+    count = Counter(item.image for item in items if item.problem is None)
+    stems = Counter(files.short(item.image, ending=False) for item in items)
+    named = []
+    for item in items:
+        short = files.short(item.image, ending=False)
+        name = short if stems[short] == 1 else files.short(item.image, ending=True)
+        if item.problem is None and count[item.image] > 1:
+            item = replace(item, problem=(TWICE, f"{item.image} belongs to {count[item.image]} ids"))
+        named.append(replace(item, name=name))
+    seen: Counter[str] = Counter()
+    unique = []
+    for item in named:  # what is set aside may still share a name
+        seen[item.name] += 1
+        unique.append(replace(item, name=f"{item.name} ({seen[item.name]})") if seen[item.name] > 1 else item)
+    return unique
+
+
+def _segmentation(annotation: dict[str, Any]) -> Any:
+    """The annotation's segmentation; None where it only has a box or key points."""
+    if annotation.get("segmentation") or not (annotation.get("bbox") or annotation.get("keypoints")):
+        return annotation["segmentation"]
+    return None
+
+
+def _is_crowd(annotation: dict[str, Any]) -> bool:
+    """`iscrowd`, which some tools write as text or leave empty."""
+    value = annotation.get("iscrowd", 0)
+    if isinstance(value, str):
+        return value.strip().lower() not in ("", "0", "0.0", "false", "no", "none", "null")
+    return bool(value)
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    if image.get("height") is None or image.get("width") is None:
+    if not image.get("height") or not image.get("width"):
         return None
-    return int(image["height"]), int(image["width"])
+    return int(float(image["height"])), int(float(image["width"]))
 
 
-def segmentation_region(segmentation: Any, height: int, width: int) -> Region | None:
-    """Region of COCO's `segmentation`, None when no pixel is in the image.
-
-    Raises:
-        BadRow: it is neither polygons nor run lengths, or of an image of another size.
-    """
-    if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if size != [height, width]:
-            raise BadRow("mask has another size", f"image {height} x {width}, run lengths of {str(size)[:40]}")
-        try:
-            runs = unpack(counts) if isinstance(counts, str) else counts
-            return region(decode_runs(runs, height, width))
-        except (ValueError, TypeError) as error:
-            raise BadRow(MALFORMED, f"run lengths: {error}") from error
-    try:
-        polygons = [_polygon(points) for points in segmentation]
-    except (ValueError, TypeError) as error:
-        raise BadRow(MALFORMED, f"not a list of polygons: {error}") from error
-    return coco_merge.polygon_region(polygons, height, width) if polygons else None
+def _is_rest(polygon: Any) -> bool:
+    return isinstance(polygon, list) and len({tuple(polygon[i : i + 2]) for i in range(0, len(polygon), 2)}) < 3
 
 
-def _polygon(points: Any) -> np.ndarray:
-    """(K, 2) int32 (column, row) vertices, rounded half to even, of a flat list x, y, x, y, ..."""
-    if not isinstance(points, list) or len(points) < 2 or len(points) % 2:
-        raise ValueError(f"{str(points)[:60]}")
-    values = np.array(points, np.float64)
-    if values.ndim != 1 or not np.all(np.abs(values) < MAX_COORDINATE):
-        raise ValueError("a coordinate is no number or out of bounds")
-    return values.reshape(-1, 2).round().astype(np.int32)
-
-
-def decode_runs(runs: Any, height: int, width: int) -> np.ndarray:
-    """(height, width) bool of run lengths in column order, the first of them outside the object.
-
-    Raises:
-        ValueError: they are no lengths, or do not fill the picture.
-    """
-    if not isinstance(runs, list) or not all(type(n) is int and n >= 0 for n in runs):
-        raise ValueError("a length is no number from 0 up")
-    if sum(runs) != height * width:
-        raise ValueError(f"they fill {sum(runs)} of {height * width} pixels")
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
-
-
-def unpack(text: str) -> list[int]:
-    """Run lengths of pycocotools' compressed text.
-
-    Five bits a character, lowest first, from "0" up, 32 = more follow, signed; from the fourth number on it is the
-    difference to the number two before (`rleFrString` in cocoapi's common/maskApi.c).
-
-    Raises:
-        ValueError: it is something else.
-    """
-    runs: list[int] = []
-    value, bits = 0, 0
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or bits >= 5 * MAX_CHARACTERS:
-            raise ValueError(f"{character!r} in compressed run lengths")
-        value |= (code & 31) << bits
-        bits += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << bits
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value, bits = 0, 0
-    if bits:
-        raise ValueError("compressed run lengths end in a number")
-    return runs
+def _turned(found: Region, shape: tuple[int, int], turn: int) -> Region:
+    mask = np.zeros(shape, bool)
+    mask[found.window] = found.mask
+    turned = region(orient(mask, turn))
+    assert turned is not None
+    return turned

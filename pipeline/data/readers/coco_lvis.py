@@ -28,6 +28,8 @@ SPLITS = ("train", "val")
 PANOPTIC = "a COCO panoptic file"
 LVIS = "an LVIS v1 file"
 NOT_IN_PANOPTIC = "LVIS image that the panoptic file of the split does not list"
+NOT_LISTED = "LVIS object of an image that the LVIS file does not list"
+TWICE = "an annotation file lists its id twice"
 NOT_IN_LVIS = "panoptic image that the LVIS file of the split does not list"
 MAX_COORDINATE = 1 << 20
 
@@ -86,6 +88,10 @@ class CocoLvisReader:
         try:
             is_thing = {c["id"]: bool(c["isthing"]) for c in panoptic["categories"]}
             images = {i["id"]: i for i in panoptic["images"]}
+            listed = [
+                Counter(i["id"] for i in panoptic["images"]),
+                Counter(a["image_id"] for a in panoptic["annotations"]),
+            ]
             segments = {
                 a["image_id"]: (
                     str(a["file_name"]),
@@ -98,17 +104,27 @@ class CocoLvisReader:
         lvis = load_json(lvis_uri, LVIS, lists)
         try:
             objects: dict[Any, list[Any]] = {i["id"]: [] for i in lvis["images"]}
-            sizes = {i["id"]: (i.get("height"), i.get("width")) for i in lvis["images"]}
+            shapes = {i["id"]: (i.get("height"), i.get("width")) for i in lvis["images"]}
+            listed.append(Counter(i["id"] for i in lvis["images"]))
+            unlisted = 0
             for annotation in lvis["annotations"]:
-                objects[annotation["image_id"]].append(annotation["segmentation"])
+                if annotation["image_id"] in objects:
+                    objects[annotation["image_id"]].append(annotation["segmentation"])
+                else:
+                    unlisted += 1
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{lvis_uri} is not {LVIS}: {_lack(error)}.") from error
         del lvis
         paired = [key for key in segments if key in objects]
-        self.left_out = {NOT_IN_PANOPTIC: len(objects) - len(paired), NOT_IN_LVIS: len(segments) - len(paired)}
+        self.left_out = {
+            NOT_IN_PANOPTIC: len(objects) - len(paired),
+            NOT_IN_LVIS: len(segments) - len(paired),
+            **({NOT_LISTED: unlisted} if unlisted else {}),
+        }
+        twice = {key for counts in listed for key, count in counts.items() if count > 1}
         if not paired:
             raise UserError(f"No image is in both {panoptic_uri} and {lvis_uri}: they are of different data sets.")
-        return [_item(images.get(key, {}), *segments[key], sizes[key], objects[key]) for key in paired]
+        return [_item(images.get(key, {}), *segments[key], shapes[key], objects[key], key in twice) for key in paired]
 
     def name_of(self, item: Item) -> str:
         return stem(item.image)
@@ -118,7 +134,7 @@ class CocoLvisReader:
 
     def read(self, item: Item, aside: list[BadRow] | None = None) -> Row:
         if item.problem:
-            raise BadRow("annotation is malformed", item.problem)
+            raise BadRow("image id is ambiguous" if item.problem == TWICE else "annotation is malformed", item.problem)
         data = fetch(self._images, item.image)
         height, width = decode_image(data, strict=True).shape[:2]
         masks = self._annotation(f"panoptic_{self.split}2017")
@@ -167,6 +183,7 @@ def _item(
     segments: list[tuple[int, bool]],
     size: tuple[int | None, int | None],
     objects: list[Any],
+    twice: bool,
 ) -> Item:
     problem, counts = "", tuple[tuple[int, ...], ...]()
     vertices = np.zeros((0, 2), np.int32)
@@ -182,7 +199,7 @@ def _item(
         segments=tuple(segments),
         vertices=vertices,
         polygons=counts,
-        problem=problem,
+        problem=TWICE if twice else problem,
     )
 
 
