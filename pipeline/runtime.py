@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -246,6 +247,9 @@ def _inside(error: BaseException | None, kind: type[E]) -> E | None:
 
 def main(job: Callable[[list[str]], None]) -> NoReturn:
     """Run a job with the command line; exit 0 done, 2 the user's mistake (one message), 143 stopped, 1 all else."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name or a message may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         job(sys.argv[1:])
         code = 0

@@ -7,36 +7,44 @@ with growing pauses; what is left after that is `StorageUnavailable`, and everyt
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.s3_errors import ABSENT, DENIED, NO_BUCKET, REGION, Absent, explain
+from pipeline.s3_client import THREADS, client
+from pipeline.s3_errors import Absent, explain
 
 T = TypeVar("T")
 
-PROBE_ATTEMPTS = 4  # of the first look at a bucket: a dead endpoint is reported after some seconds
-ATTEMPTS = 10  # of one request, by botocore ("standard" mode: pauses grow to 20 s)
 BODY_ATTEMPTS = 6  # of a download whose body ends early, which botocore does not repeat
 LONGEST_PAUSE = 20.0
 PAGE = 1000  # keys of one answer or deletion, the most that S3 knows
 PART = 16 << 20  # bytes of a part of a large file
-THREADS = 8  # parts of one file on their way at once
+
+
+# What pyarrow's and signed URIs carry behind the key; any other "?" is part of a key.
+_OPTIONS = re.compile(r"(?i)\?(?:[^/]*&)?(?:access_key|secret_key|session_token|endpoint_override|scheme|x-amz-\w+)=")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A key below a prefix; `folder` when it only stands for the keys below it."""
+    """A key below a prefix; `folder` when it only stands for the keys below it.
+
+    Attributes:
+        version: changes with the content.
+    """
 
     key: str
     size: int
     folder: bool = False
+    version: str = ""
 
 
 def split(path: str) -> tuple[str, str]:
@@ -46,60 +54,14 @@ def split(path: str) -> tuple[str, str]:
         UserError: no bucket, or credentials in it.
     """
     bucket, _, key = path.partition("/")
-    if "@" in bucket or ":" in bucket or "?" in path:
+    if "@" in bucket or ":" in bucket or "?" in bucket or _OPTIONS.search(key):
         raise UserError(
             "An s3:// URI is s3://BUCKET/PREFIX and nothing more. Credentials, endpoint and region come from the "
-            "environment (AWS_PROFILE or AWS_ACCESS_KEY_ID ..., AWS_ENDPOINT_URL, AWSREGION) or the machine's role."
+            "environment (AWS_PROFILE or AWS_ACCESS_KEY_ID ..., AWS_ENDPOINT_URL, AWS_REGION) or the machine's role."
         )
     if not bucket:
         raise UserError("An s3:// URI needs a bucket: s3://BUCKET/PREFIX.")
     return bucket, key
-
-
-@lru_cache(maxsize=2)
-def _client(attempts: int) -> Any:
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    config = Config(
-        retries={"mode": "standard", "max_attempts": attempts},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=4 * THREADS,
-    )
-    try:
-        return boto3.Session().client("s3", config=config)
-    except (BotoCoreError, ValueError) as error:  # a profile that does not exist, an endpoint that is no URL
-        raise UserError(f"The AWS settings of this machine cannot be used: {error}.") from error
-
-
-@lru_cache(maxsize=64)
-def client(bucket: str) -> Any:
-    """A client for a bucket that was seen to be there: a dead endpoint is found in seconds, not after all retries.
-
-    Raises:
-        UserError: no such bucket, no credentials, a region or endpoint that is wrong.
-    """
-    from botocore.exceptions import ClientError
-
-    try:
-        _client(PROBE_ATTEMPTS).head_bucket(Bucket=bucket)
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        # A role may read objects and not look at the bucket; one that is throttled is there.
-        if code in ABSENT | NO_BUCKET | REGION:
-            explain(error, f"s3://{bucket}", "reached", bucket_only=True)
-    except Exception as error:
-        explain(error, f"s3://{bucket}", "reached")
-    return _client(ATTEMPTS)
-
-
-def endpoint_and_region() -> tuple[str | None, str | None]:
-    """What other clients of this process should use: the endpoint (None: AWS's own) and the region."""
-    meta = _client(ATTEMPTS).meta
-    own = meta.endpoint_url.rstrip("/").endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return (None if own else meta.endpoint_url), meta.region_name
 
 
 def _try(uri: str, done: str, call: Callable[[], T]) -> T:
@@ -219,25 +181,59 @@ def _below(path: str, recursive: bool, most: int = 0) -> Iterator[Entry]:
         for common in page.get("CommonPrefixes", ()):
             yield Entry(common["Prefix"].rstrip("/"), 0, folder=True)
         for found in page.get("Contents", ()):
-            yield Entry(found["Key"], found["Size"])
+            yield Entry(found["Key"], found["Size"], version=str(found.get("ETag", "")))
         if most or not page.get("IsTruncated"):
             return
         options["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def delete(path: str) -> None:
-    """Delete an object and all below it, never a whole bucket; absent is fine."""
+    """Delete an object and all below it, never a whole bucket; absent is fine, and costs no deletion.
+
+    One request for each key: the request for many at once takes a checksum that stores do not agree about.
+    """
     bucket, key = split(path)
     if not key.strip("/"):
         raise ValueError(f"s3://{path} is a bucket")
     s3 = client(bucket)
-    keys = [key, *(entry.key for entry in _below(path, recursive=True))]
-    for at in range(0, len(keys), PAGE):
-        named = [{"Key": k} for k in keys[at : at + PAGE]]
-        request = partial(s3.delete_objects, Bucket=bucket, Delete={"Objects": named, "Quiet": True})
-        for problem in _try(f"s3://{path}", "deleted", request).get("Errors", ()):
-            kind = UserError if problem.get("Code") in DENIED else StorageUnavailable
-            raise kind(f"s3://{bucket}/{problem.get('Key')} cannot be deleted: {problem.get('Code')}.")
+    keys = [entry.key for entry in _below(path, recursive=True)]
+    if size(path) is not None:
+        keys.append(key)
+
+    def one(k: str) -> None:
+        with contextlib.suppress(Absent):
+            _try(f"s3://{bucket}/{k}", "deleted", lambda: s3.delete_object(Bucket=bucket, Key=k))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(one, keys):
+            pass
+
+
+def create(path: str, data: bytes) -> bool:
+    """Write an object only if there is none; whether it was written.
+
+    A store that does not know conditional writes may overwrite what another has just written: `pipeline.lease` reads
+    again what it wrote.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = split(path)
+    if size(path) is not None:
+        return False
+    s3 = client(bucket)
+    try:
+        s3.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status in (409, 412):
+            return False
+        if status in (400, 501):  # it does not know the header
+            write(path, data)
+            return True
+        explain(error, f"s3://{path}", "written")
+    except Exception as error:
+        explain(error, f"s3://{path}", "written")
+    return True
 
 
 class ObjectFile(io.RawIOBase):

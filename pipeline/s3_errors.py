@@ -62,7 +62,11 @@ def explain(error: Exception, uri: str, done: str, bucket_only: bool = False) ->
                 f"{uri} cannot be {done}: access denied ({code}). Use credentials that have the right to it."
             ) from error
         if code in REGION:
-            raise UserError(f"{uri} lies in another region: set AWS_REGION to that of the bucket ({code}).") from error
+            said = " ".join(str(answer.get("Error", {}).get("Message", "")).split())
+            raise UserError(
+                f"{uri} lies in another region: set AWS_REGION to that of the bucket ({code}: {said}), or where it is "
+                "not set the profile's region."
+            ) from error
         if 400 <= status < 500 and code not in TRANSIENT:
             text = answer.get("Error", {}).get("Message", "")
             raise UserError(f"{uri} cannot be {done}: the store refuses ({code or status}: {text}).") from error
@@ -83,6 +87,11 @@ def explain(error: Exception, uri: str, done: str, bucket_only: bool = False) ->
         raise UserError(
             f"{uri} cannot be {done}: no AWS credentials ({error}). Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or give the machine a role."
+        ) from error
+    if isinstance(error, boto.SSLError | boto.InvalidProxiesConfigError):
+        raise UserError(
+            f"{uri} cannot be {done}: {' '.join(str(error).split())}. If the store's certificate is of a private "
+            "authority, set AWS_CA_BUNDLE to a file with that authority's certificate."
         ) from error
     if isinstance(error, boto.ParamValidationError):
         raise UserError(f"{uri} is not a proper s3:// URI: {' '.join(str(error).split())}") from error

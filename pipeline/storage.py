@@ -8,11 +8,11 @@ file or bucket, no right to it, a full disk) and `StorageUnavailable` when the s
 from __future__ import annotations
 
 import os
-import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
@@ -20,8 +20,9 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline import s3
+from pipeline import local_files, s3, s3_filesystem
 from pipeline.errors import StorageUnavailable, UserError
+from pipeline.local_files import Found
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -57,11 +58,8 @@ def _arrow(scheme: str, bucket: str) -> pafs.FileSystem:
     if scheme == "gs":
         return pafs.GcsFileSystem(retry_time_limit=GS_PATIENCE)
     if scheme == "s3":
-        s3.client(bucket)  # complains in seconds where arrow's retries would take a minute
-        endpoint, region = s3.endpoint_and_region()
-        # No credentials: given as arguments they would be readable in every pickle of this object.
-        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=s3.ATTEMPTS)
-        return pafs.S3FileSystem(retry_strategy=retries, endpoint_override=endpoint, region=region)
+        s3.client(bucket)  # complains in seconds, before an engine tries
+        return s3_filesystem.filesystem()
     raise UserError(f"{scheme}:// is not a kind of storage we know; use a local path, s3:// or gs://.")
 
 
@@ -104,12 +102,16 @@ def _info(uri: str) -> pafs.FileInfo:
 
 def exists(uri: str) -> bool:
     """Whether there is a file or a folder (on object storage: anything below it)."""
+    if not is_remote(uri):
+        return _call(uri, "reached", lambda: os.path.exists(_path(uri)))
     if _on_s3(uri):
         return s3.size(_path(uri)) is not None or is_folder(uri)
     return _info(uri).type != pafs.FileType.NotFound
 
 
 def is_folder(uri: str) -> bool:
+    if not is_remote(uri):
+        return os.path.isdir(_path(uri))
     if _on_s3(uri):
         return s3.is_folder(_path(uri))
     return _info(uri).type == pafs.FileType.Directory
@@ -119,6 +121,9 @@ def size_of(uri: str) -> int:
     """Bytes of a file; UserError when there is none."""
     if _on_s3(uri):
         size = s3.size(_path(uri))
+    elif not is_remote(uri):
+        path = _path(uri)
+        size = _call(uri, "reached", lambda: os.path.getsize(path)) if os.path.isfile(path) else None
     else:
         info = _info(uri)
         size = info.size if info.type == pafs.FileType.File else None
@@ -138,6 +143,9 @@ def read_bytes(uri: str) -> bytes:
             return s3.read(_path(uri))
         except s3.Absent as error:
             raise UserError(f"There is no file {uri}.") from error
+    path = _path(uri)
+    if not is_remote(uri):
+        return _call(uri, "read", lambda: local_files.read(path))
     fs, path = arrow_filesystem(uri)
 
     def read() -> bytes:
@@ -178,38 +186,50 @@ def write_bytes(uri: str, data: bytes) -> None:
 
         _call(uri, "written", send)
         return
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if os.path.exists(partial):
-            os.unlink(partial)
-        _fail(error, uri, "written")
+    _call(uri, "written", lambda: local_files.write(path, data))
 
 
-def _below(uri: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:
-    """(URI, bytes, is a folder) of what lies below a folder; an absent folder has nothing."""
-    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
+def _below(uri: str, recursive: bool) -> Iterator[Found]:
+    """What lies below a folder; an absent folder has nothing."""
     if _on_s3(uri):
         bucket = s3.split(_path(uri))[0]
         for entry in s3.entries(_path(uri), recursive):
-            yield f"s3://{bucket}/{entry.key}", entry.size, entry.folder
+            yield Found(f"s3://{bucket}/{entry.key}", entry.size, entry.folder, entry.version)
+        return
+    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
+    if not is_remote(uri):
+        for found in _call(uri, "listed", lambda: list(local_files.below(_path(uri), recursive))):
+            yield replace(found, uri=prefix + found.uri)
         return
     fs, path = arrow_filesystem(uri)
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
     for info in _call(uri, "listed", lambda: fs.get_file_info(selector)):
         if info.type != pafs.FileType.NotFound:
-            yield prefix + info.path, info.size or 0, info.type == pafs.FileType.Directory
+            version = str(info.mtime_ns or "")
+            yield Found(prefix + info.path, info.size or 0, info.type == pafs.FileType.Directory, version)
+
+
+def versions(uri: str) -> dict[str, tuple[int, str]]:
+    """(bytes, version) of every file below a folder, by its name relative to it; a version changes with the content."""
+    start = len(uri.rstrip("/")) + 1
+    return {f.uri[start:]: (f.size, f.version) for f in _below(uri, recursive=True) if not f.folder}
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a small file only if there is none, where the storage can tell; whether it was written."""
+    if _on_s3(uri):
+        return s3.create(_path(uri), data)
+    if is_remote(uri):
+        if exists(uri):
+            return False
+        write_bytes(uri, data)
+        return True
+    return _call(uri, "written", lambda: local_files.create(_path(uri), data))
 
 
 def file_sizes(uri: str, suffix: str = "", recursive: bool = False) -> dict[str, int]:
     """Bytes of the files below a folder by URI, sorted; an absent folder has none."""
-    found = ((name, size) for name, size, folder in _below(uri, recursive) if not folder and name.endswith(suffix))
+    found = ((f.uri, f.size) for f in _below(uri, recursive) if not f.folder and f.uri.endswith(suffix))
     return dict(sorted(found))
 
 
@@ -220,13 +240,16 @@ def list_files(uri: str, suffix: str = "", recursive: bool = True) -> list[str]:
 
 def list_folders(uri: str) -> list[str]:
     """URIs of the folders directly below a folder, sorted."""
-    return sorted(name for name, _, folder in _below(uri, recursive=False) if folder)
+    return sorted(f.uri for f in _below(uri, recursive=False) if f.folder)
 
 
 def remove(uri: str) -> None:
     """Delete a file or a folder with all below it; absent is fine."""
     if _on_s3(uri):
         s3.delete(_path(uri))
+        return
+    if not is_remote(uri):
+        _call(uri, "deleted", lambda: local_files.remove(_path(uri)))
         return
     fs, path = arrow_filesystem(uri)
     kind = _info(uri).type

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -23,13 +25,18 @@ class FaultyS3:
         cut_every: the body of every n-th GET with a body ends in the middle and the connection with it; 0: none.
         refuse: decides, by method and path, which requests are answered 403 AccessDenied.
         down: connections are closed without an answer.
+        old: deletions of many keys without Content-MD5 and checksums at the end of a body are refused.
+        prefix: path below which the store lies, as a gateway has it.
+        region: requests signed for another one are refused; "": any is taken.
         counts: requests by method, and "503", "cut", "403" for what was done to them.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, certificate: str = "") -> None:
+        """Args: target: URL of the server. certificate: PEM file of certificate and key, for https."""
         self.slow_down_every = self.cut_every = 0
         self.refuse: Callable[[str, str], bool] = lambda method, path: False
-        self.down = False
+        self.down = self.old = False
+        self.prefix = self.region = ""
         self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._requests = self._bodies = 0
@@ -56,7 +63,11 @@ class FaultyS3:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' * bool(certificate)}://localhost:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -87,10 +98,13 @@ class FaultyS3:
             self.counts["403"] += 1
             self._error(request, 403, "AccessDenied", "Access Denied")
             return
+        if complaint := self._complaint(request):
+            self._error(request, 400, *complaint)
+            return
         upstream = http.client.HTTPConnection(*self._target, timeout=60)
         try:
             headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
-            upstream.request(request.command, request.path, body or None, headers)
+            upstream.request(request.command, request.path.removeprefix(self.prefix), body or None, headers)
             answer = upstream.getresponse()
             data = answer.read()
         finally:
@@ -110,6 +124,20 @@ class FaultyS3:
             request.close_connection = True
             return
         request.wfile.write(data)
+
+    def _complaint(self, request: BaseHTTPRequestHandler) -> tuple[str, str] | None:
+        """Code and message of what this kind of store does not take."""
+        if not request.path.startswith(self.prefix):
+            return "InvalidRequest", f"{request.path} is not below {self.prefix}"
+        many = request.command == "POST" and "delete" in urlsplit(request.path).query.split("&")
+        if self.old and many and "Content-MD5" not in request.headers:
+            return "MissingContentMD5", "Missing required header for this request: Content-Md5."
+        if self.old and "x-amz-trailer" in request.headers:
+            return "NotImplemented", "A header you provided implies functionality that is not implemented."
+        signed = re.search(r"Credential=[^/]+/\d+/([^/]+)/", request.headers.get("Authorization", ""))
+        if self.region and (signed is None or signed[1] != self.region):
+            return "AuthorizationHeaderMalformed", f"the region is wrong; expecting '{self.region}'"
+        return None
 
     @staticmethod
     def _error(request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:

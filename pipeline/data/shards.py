@@ -10,7 +10,7 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipeline import runtime, storage
 from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
-from pipeline.errors import BadRow, UserError
+from pipeline.errors import BadRow, UserError, readable
 from pipeline.watch import STILL_SECONDS, pulse_of_process, watching
 
 TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
@@ -181,7 +181,8 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
         aside: list[BadRow] = []
         pulse.at(f"reading {job.reader.path_of(item)} for shard {index}")
         try:
-            rows.append(job.reader.read(item, aside))
+            row = job.reader.read(item, aside)
+            rows.append(replace(row, image_id=readable(row.image_id)))
         except Skipped as skip:
             skipped[skip.reason] += 1
         except BadRow as bad:
@@ -224,7 +225,8 @@ def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:
 
 def _reject(reader: Reader, item: Any, bad: BadRow) -> dict[str, str]:
     name, path = reader.name_of(item), reader.path_of(item)
-    return {"image_id": name, "reason": bad.reason, "detail": bad.detail, "path": path}
+    texts = {"image_id": name, "reason": bad.reason, "detail": bad.detail, "path": path}
+    return {column: readable(text) for column, text in texts.items()}
 
 
 def _bad_images(result: dict[str, Any]) -> int:

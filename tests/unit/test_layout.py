@@ -20,6 +20,9 @@ LAYERS = [
         *(
             "pipeline.cluster",
             "pipeline.s3",
+            "pipeline.s3_client",
+            "pipeline.s3_filesystem",
+            "pipeline.local_files",
             "pipeline.s3_errors",
             "pipeline.storage",
             "pipeline.runtime",
