@@ -15,7 +15,7 @@ from functools import partial
 from jobs.flags import config_flag, without_config
 from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
-from pipeline import config, config_io, runtime, storage
+from pipeline import config, config_io, runtime, stop, storage
 from pipeline.credentials import mask_uris
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError, did_you_mean
@@ -104,7 +104,7 @@ def job(args: list[str]) -> None:
         if not done:
             reached = step_of(complete_checkpoints(run.out)[-1])
             print(f"stopped at step {reached}: {run.out} is saved, and the same command continues it", flush=True)
-            raise SystemExit(runtime.STOPPED)
+            raise SystemExit(stop.code())
     print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
 
 

@@ -22,7 +22,7 @@ from jobs.recipes import RECIPES
 from jobs.train import completed, recipe_and_start
 from jobs.tune_icl_log import tracked_icl
 from jobs.tune_log import print_best
-from pipeline import runtime
+from pipeline import runtime, stop
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.tune.icl_request import IclRequest, IclSearch, check
@@ -82,7 +82,7 @@ def job(args: list[str]) -> None:
         sweep = IclSweep(checked, log.ended)
         if not run(sweep, log.open_trial()):
             print(f"stopped: {checked.out} is saved, and the same command continues it", flush=True)
-            raise SystemExit(runtime.STOPPED)
+            raise SystemExit(stop.code())
         if sweep.over_budget:
             left = len(sweep.unfinished)
             said = f"the hours are used up, {left} trials are unfinished: the same command with more goes on"

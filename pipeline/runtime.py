@@ -1,4 +1,4 @@
-"""Ray at the edge of a job: connect or start, check machines before work, stop signals, progress, exit codes."""
+"""Ray at the edge of a job: connect or start, check machines before work, progress, exit codes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import contextlib
 import io
 import logging
 import os
-import signal
+import secrets
 import sys
-import threading
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from pipeline import storage
+from pipeline import machine, stop, storage
 from pipeline.cluster import Node, growth, refuse
 from pipeline.credentials import mask_uris
 from pipeline.errors import Unavailable, UserError
@@ -29,16 +27,18 @@ os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "3600")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not ({"RAY_AUTH_MODE", "RAY_ADDRESS"} & os.environ.keys() or machine.token_is_writable()):
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # of the Ray that is started here
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `pipeline.stop` hears it
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 E = TypeVar("E", bound=Exception)
 
-LOCAL_STORE_BYTES = 1_500_000_000
 NODE_CHECK_SECONDS = 120.0  # a machine that has not looked at the storage by then is reported
-STOPPED = 128 + signal.SIGTERM  # exit code, as shells count it
 
 
 def connect(min_cpus: int = 4) -> None:
@@ -46,23 +46,63 @@ def connect(min_cpus: int = 4) -> None:
 
     A small machine is given `min_cpus` logical CPUs: a training worker and the stream's tasks need one each, and they
     share the cores well.
+
+    Raises:
+        UserError, Unavailable: what `pipeline.machine` finds, or what the engine's error means.
     """
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
+    machine.check_working_folder()
+    machine.raise_open_files()
+    address = machine.cluster_address()
+    try:
+        _start(address, min_cpus)
+    except (UserError, Unavailable):
+        raise
+    except Exception as error:
+        meaning = machine.explain(error)
+        if not isinstance(meaning, Unavailable):
+            raise meaning or error from error
+        ray.shutdown()
+        print("Ray did not start in time; it is tried once more", file=sys.stderr, flush=True)
+        try:
+            _start(address, min_cpus)
+        except Exception as again:
+            raise machine.explain(again) or again from again
+    stop.listen()  # after ray.init, which sets handlers of its own
+
+
+def _start(address: str, min_cpus: int) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _apart():
+        if address:
+            ray.init(address=address, **quiet)
+            return
         ray.init(
             address="local",  # never a cluster that happens to run on this machine: RAY_ADDRESS=auto asks for that
-            num_cpus=max(os.cpu_count() or 1, min_cpus),
-            object_store_memory=LOCAL_STORE_BYTES,
+            num_cpus=max(machine.usable_cpus(), min_cpus),
+            object_store_memory=machine.store_bytes(),
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            _temp_dir=machine.engine_folder(),
+            **quiet,
         )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _on_sigterm)  # after ray.init, which sets a handler of its own
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Start the engine's processes in process groups of their own: signals to a job's group are not meant for them."""
+    original = services.ConsolePopen
+
+    class Apart(original):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{"process_group": 0, **kwargs})
+
+    services.ConsolePopen = Apart
+    try:
+        yield
+    finally:
+        services.ConsolePopen = original
 
 
 def nodes() -> list[Node]:
@@ -161,30 +201,6 @@ def _unshared(missing: str, marker: str, out: str, address: str) -> str:
     )
 
 
-_stop_calls: list[Callable[[], None]] = []
-
-
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    """First ask the work to end by itself, if it can; a second signal ends it at once."""
-    if _stop_calls:
-        call = _stop_calls.pop()
-        print("stopping: saving what is done (a second signal stops at once)", file=sys.stderr, flush=True)
-        call()
-        return
-    raise SystemExit(STOPPED)
-
-
-@contextlib.contextmanager
-def stoppable(stop: Callable[[], None]) -> Iterator[None]:
-    """While this is open, SIGTERM (`ray job stop`, say) calls `stop`, once, instead of ending the job."""
-    _stop_calls.append(stop)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            _stop_calls.remove(stop)
-
-
 class Progress:
     """Rows done, rate and time left: one line redrawn on a terminal, a plain line every few seconds elsewhere."""
 
@@ -246,17 +262,25 @@ def _inside(error: BaseException | None, kind: type[E]) -> E | None:
 
 
 def main(job: Callable[[list[str]], None]) -> NoReturn:
-    """Run a job with the command line; exit 0 done, 2 the user's mistake (one message), 143 stopped, 1 all else."""
+    """Run a job with the command line, and end with its exit code.
+
+    0 done; 2 the user's mistake (one message); 130 stopped by Ctrl-C, 143 by SIGTERM; 141 nobody reads what it prints;
+    1 all else.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name or a message may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    stop.listen()
     try:
         job(sys.argv[1:])
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
+        code: Any = 0
+        sys.stdout.flush()
     except SystemExit as end:
         code = end.code
+        if stop.heard():
+            print("stopped: what was finished is kept, and the same command continues", file=sys.stderr)
+    except BrokenPipeError:  # `| head` has seen enough
+        code = 141
     except Exception as error:
         mistake, away = user_error_in(error), _inside(error, Unavailable)
         if mistake is None and away is None:
@@ -264,7 +288,11 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
         else:
             print(f"error: {mask_uris(str(mistake or away))}", file=sys.stderr)
         code = 1 if mistake is None else 2
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 141
     if ray.is_initialized():
         ray.shutdown()
     sys.exit(code)

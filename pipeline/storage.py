@@ -76,7 +76,7 @@ def _path(uri: str) -> str:
 def _fail(error: Exception, uri: str, done: str) -> NoReturn:
     """What an error of pyarrow or the operating system means."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and done != "written":
         raise UserError(f"There is no file {uri}.") from error
     denied = isinstance(error, PermissionError) or any(w in text for w in ("PERMISSION_DENIED", "UNAUTHENTICATED"))
     if not is_remote(uri) or denied or "NOT_FOUND" in text:

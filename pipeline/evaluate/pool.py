@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from pipeline.data.shards import write_shards
 from pipeline.errors import UserError
 from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
 from pipeline.evaluate.request import SPLIT, Checked, Request, Source
+from pipeline.machine import usable_cpus
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
 from pipeline.watch import Pulse, watching
@@ -42,7 +42,7 @@ class InferenceActor(ABC):
     def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, signs: Any) -> None:
         self.pulse = Pulse(signs, "an inference actor")
         self.device = "cuda" if gpu else "cpu"
-        self.threads = max(1, len(os.sched_getaffinity(0)) // actors_on_node)
+        self.threads = max(1, usable_cpus() // actors_on_node)
         torch.set_num_threads(self.threads)
         set_float32(tf32=False)
         self.model, info = load_model(uri, self.device)

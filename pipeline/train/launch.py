@@ -14,6 +14,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import config, config_io, runtime, storage
+from pipeline import stop as stop_signals
 from pipeline.cluster import check_workers
 from pipeline.errors import Unavailable, UserError
 from pipeline.model.start import is_uri
@@ -107,8 +108,8 @@ def fit(
     listener = threading.Thread(target=listen, name="training-events", daemon=True)
     listener.start()
     try:
-        with runtime.stoppable(wish.set), watching(run.train.hang_seconds) as signs:
-            _trainer(run, engine, {**job, "signs": signs}).fit()
+        with stop_signals.stoppable(wish.set), watching(run.train.hang_seconds) as signs:
+            stop_signals.beside(_trainer(run, engine, {**job, "signs": signs}).fit)
     except ControllerError as error:
         raise _meaning(error, run) from error
     finally:

@@ -6,7 +6,6 @@ Read `train_worker` downward: model, state, stream, then one step after the othe
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from pipeline import config, config_io
 from pipeline.data import order, stream
 from pipeline.data.manifest import load_manifest
+from pipeline.machine import usable_cpus
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.start import new_model
@@ -54,7 +54,7 @@ def train_worker(job: dict[str, Any]) -> None:
     pulse.at("reading the checkpoint and building the model")
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        shared = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+        shared = max(1, usable_cpus() // context.get_local_world_size())
         torch.set_num_threads(run.train.threads or shared)
 
     set_float32(tf32=run.train.precision == "tf32")

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
-from pipeline import config_io, runtime
+from pipeline import config_io, runtime, stop
 from pipeline.config import Tracking, TrainConfig
 from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit
@@ -187,7 +187,7 @@ class IclTrial(tune.Trainable):
             quiet = config_io.replace(run, **{"tracking.uri": Tracking().uri})
             self._complete = fit(quiet, partial(validate_share, cfg=quiet), on_event, log.run_id, stop=self._stop)
             if not self._complete and ray.get(self._wishes.stopping.remote()):
-                raise SystemExit(runtime.STOPPED)  # the tracking run is marked as killed; the same command goes on
+                raise SystemExit(stop.code())  # the tracking run is marked as killed; the same command goes on
 
 
 def _text(error: Exception) -> str:

@@ -25,7 +25,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline import config_io, runtime, storage
+from pipeline import config_io, runtime, stop, storage
 from pipeline.cluster import stream_tasks
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_sweep import IclSweep
@@ -49,7 +49,7 @@ def run(sweep: IclSweep, open_log: OpenLog) -> bool:
         storage.remove(engine)
         for name in ("ray.tune", "ray.train"):  # Tune reports on its own record, of which there is none
             logging.getLogger(name).setLevel(logging.ERROR)
-        with runtime.stoppable(sweep.stop):
+        with stop.stoppable(sweep.stop):
             _tuner(sweep, open_log, engine).fit()
         storage.remove(engine)
         sweep.keep_spent()

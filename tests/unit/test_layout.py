@@ -25,6 +25,8 @@ LAYERS = [
             "pipeline.local_files",
             "pipeline.s3_errors",
             "pipeline.storage",
+            "pipeline.machine",
+            "pipeline.stop",
             "pipeline.runtime",
             "pipeline.watch",
         ),

@@ -188,7 +188,8 @@ class FolderReader:
                     raise problem from bad
                 aside.append(problem)
                 continue
-            self.understood[found.understood] += 1
+            if self.source == "folder":
+                self.understood[found.understood] += 1
             objects += found.regions
             for item_region in found.regions:
                 claimed[item_region.window] |= item_region.mask

@@ -1,0 +1,107 @@
+"""Signals that end a job: Ctrl-C and SIGTERM, to one process or to all of a group. The first saves, the second stops.
+
+Only the job's own process acts on them; the engine's processes are in groups of their own (`runtime.connect`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOOK_SECONDS = 0.2  # between two looks of the main thread, which alone hears signals, at work in another one
+
+_calls: list[Callable[[], None]] = []
+_heard: list[int] = []
+
+
+def listen() -> None:
+    """Hear the signals; again after an engine has set handlers of its own."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _on_signal)
+
+
+def code() -> int:
+    """Exit code of a stopped job, as shells count it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (_heard[0] if _heard else signal.SIGTERM)
+
+
+def heard() -> bool:
+    """Whether this process has been asked to stop."""
+    return bool(_heard)
+
+
+def forget() -> None:
+    """As if nothing had been heard: for tests."""
+    _heard.clear()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _heard.append(number)
+    if len(_heard) > 1:
+        _say("stopped at once")
+        os._exit(code())  # the engine's processes end with the one that started them
+    if _calls:
+        _say("stopping: saving what is done (a second signal stops at once)")
+        _calls.pop()()
+        return
+    _say("stopping (a second signal stops at once)")
+    raise SystemExit(code())
+
+
+def _say(text: str) -> None:
+    """A line on stderr, also in the middle of another print; after a progress line it begins a new one."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{chr(10) * os.isatty(2)}{text}\n".encode())
+
+
+@contextlib.contextmanager
+def stoppable(stop: Callable[[], None]) -> Iterator[None]:
+    """While this is open, the first signal calls `stop` instead of ending the job."""
+    _calls.append(stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            _calls.remove(stop)
+
+
+def beside(work: Callable[[], T]) -> T:
+    """Do work in another thread while this one hears signals: for engines that would handle them in their own way."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="work", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK_SECONDS)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def quit_early(number: int, frame: FrameType | None) -> None:
+    """Handler while modules are still being imported."""
+    _say("stopped before anything was begun")
+    os._exit(128 + number)
+
+
+def hear_early() -> None:
+    """Hear Ctrl-C during the imports of `python -m jobs.NAME` (else it is a traceback)."""
+    if sys.argv[:1] == ["-m"] and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, quit_early)
