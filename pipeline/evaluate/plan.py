@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipeline import storage
+from pipeline.data.fingerprint import Marks, of_shards
 from pipeline.data.manifest import load_manifest, read_table
 from pipeline.data.schema import ObjectInfo
 
@@ -57,7 +58,7 @@ class DataSet:
         source: what it was made from.
         crop: side of the network's input.
         groups: (shard path, row group, objects in it) in file order.
-        fingerprint: checksums of the shards.
+        marks: of the shards (`data.fingerprint`).
     """
 
     name: str
@@ -65,7 +66,7 @@ class DataSet:
     source: str
     crop: int
     groups: list[tuple[str, int, list[Place]]]
-    fingerprint: list[str]
+    marks: Marks
 
     @property
     def objects(self) -> int:
@@ -139,7 +140,7 @@ def open_dataset(name: str, uri: str, crop: int, limit: int = 0) -> DataSet:
                 groups.append((shard, group, places))
             if left <= 0:
                 break
-    return DataSet(name, uri, manifest.source, crop, groups, [shard.sha256 for shard in manifest.shards])
+    return DataSet(name, uri, manifest.source, crop, groups, of_shards(manifest))
 
 
 def _places(uri: str, shard: str, group: int) -> list[Place]:

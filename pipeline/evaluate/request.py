@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline import config_io, storage
 from pipeline.config import Cfr, Eval
+from pipeline.data import fingerprint
+from pipeline.data.fingerprint import Marks, checksum, of_shards
 from pipeline.data.manifest import MANIFEST, PLAN, load_manifest
 from pipeline.data.readers import SOURCES, open_reader
 from pipeline.errors import UserError, did_you_mean
-from pipeline.evaluate.plan import Setting
+from pipeline.evaluate.plan import DataSet, Setting
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
 
@@ -112,8 +115,24 @@ def check(request: Request) -> Checked:
         UserError: as `look_at` and `claim` say.
     """
     checked = look_at(request)
-    claim(storage.join(checked.out, IDENTITY), identity(checked), "an evaluation")
+    claim(storage.join(checked.out, IDENTITY), identity(checked), "an evaluation", inputs_of(checked))
     return checked
+
+
+def inputs_of(checked: Checked) -> dict[str, Marks]:
+    """What goes into the results besides the options; of raw folders see `hold_shards`."""
+    shards = {f"data {s.name}": of_shards(load_manifest(s.uri)) for s in checked.sources if not s.layout}
+    network = config_io.to_dict(checked.checkpoint.model)
+    return {"checkpoint": {"weights": checked.checkpoint.sha256, "config": checksum(network)}, **shards}
+
+
+def hold_shards(out: str, datasets: Sequence[DataSet]) -> None:
+    """Bind an output folder to the shards that it is made from, those of raw folders too.
+
+    Raises:
+        UserError: results there are of other shards.
+    """
+    fingerprint.hold(out, {f"data {data.name}": data.marks for data in datasets})
 
 
 def look_at(request: Request) -> Checked:
@@ -180,15 +199,16 @@ def identity(checked: Checked) -> dict[str, Any]:
     }
 
 
-def claim(uri: str, wanted: dict[str, Any], what: str) -> None:
+def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Marks]) -> None:
     """Note in a new output folder what decides its results, or find the same noted there.
 
     Args:
         uri: of the note, a file directly in the output folder.
         what: the folder holds, "an evaluation".
+        inputs: marks of what goes in (`data.fingerprint`).
 
     Raises:
-        UserError: the folder holds something else, or the same with other options.
+        UserError: the folder holds something else, or the same with other options or of other inputs.
     """
     out = uri.rsplit("/", 1)[0]
     wanted = json.loads(json.dumps(wanted))
@@ -205,6 +225,7 @@ def claim(uri: str, wanted: dict[str, Any], what: str) -> None:
         raise UserError(f"{out} holds something that is not {what}. Choose another --out.")
     else:
         storage.write_bytes(uri, json.dumps(wanted, indent=1).encode())
+    fingerprint.hold(out, inputs)
 
 
 def _short(value: object) -> str:

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate.request import claim
 from pipeline.model.segmenter import check_crop
 from pipeline.model.start import new_model
-from pipeline.train.run_folder import FREE
+from pipeline.train.run_folder import FREE, inputs_of
 from pipeline.tune.proposals import Proposal, config_of, first_proposals, grid
 from pipeline.tune.spaces import Space, build, icl_defaults
 from pipeline.tune.trials import Objective, objectives_of
@@ -124,7 +124,7 @@ def check(request: IclRequest) -> CheckedIcl:
         config_of(space, proposal.setting)
     objects = {name: {"objects": m.objects, "images": m.rows} for name, m in manifests.items()}
     checked = CheckedIcl(request, run, space, objectives, first, grace, objects)
-    claim(storage.join(run.out, IDENTITY), identity(checked), "a sweep")
+    claim(storage.join(run.out, IDENTITY), identity(checked), "a sweep", inputs_of(run))
     return checked
 
 

@@ -190,7 +190,7 @@ def test_bad_objects_are_set_aside_and_the_rest_merged(made: Path, tmp_path: Pat
 
 
 def test_figures_without_objects() -> None:
-    data = DataSet("none", "", "", SIDE, [], [])
+    data = DataSet("none", "", "", SIDE, [], {})
     assert results.figures(results.OBJECTS.empty_table(), data, SETTINGS[0], RULES)["objects"] == 0
 
 
