@@ -2,8 +2,10 @@
 
 python -m jobs.evaluate --checkpoint URI --data NAME=URI [NAME=URI ...] --cfr-steps 0 1 4 --out URI
 
-URI of --data holds prepared shards, or is a raw folder: then NAME says its layout (grabcut=...), and any other NAME
-means a folder of images/ and masks/. The same command again finishes an interrupted evaluation.
+URI of --data holds prepared shards, or is a raw folder: then NAME says its layout (grabcut=..., in any case), and any
+other NAME means a folder of images/ and masks/. NAME=LAYOUT:URI gives a raw folder a name of your own
+(mine=coco-instances:/data/mine yours=coco-instances:/data/yours). The same command again finishes an interrupted
+evaluation.
 
 --config FILE takes the setting that a sweep found (best.json of jobs.tune cfr): its values are the defaults of the
 flags they belong to (cfr.steps of --cfr-steps, cfr.expansion of --expansion, ...), so a flag that is given wins.
@@ -21,7 +23,8 @@ from pipeline import config_io, runtime, storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
-from pipeline.evaluate.request import Request, check, parse_data
+from pipeline.evaluate.request import Request, check
+from pipeline.evaluate.sources import parse_data
 from pipeline.report.compare import Earlier, read_earlier
 from pipeline.tune.best import read_setting
 
@@ -29,7 +32,7 @@ from pipeline.tune.best import read_setting
 @dataclass(frozen=True, kw_only=True)
 class Args:
     checkpoint: str  # Our checkpoint or run folder, or a published .pth file
-    data: tuple[str, ...]  # NAME=URI of each data set
+    data: tuple[str, ...]  # NAME=URI or NAME=LAYOUT:URI of each data set
     out: str  # Folder or URI for the results
     cfr_steps: tuple[int, ...] = (0,)  # n of CFR-n, one evaluation for each: extra forward passes per refined click
     cfr_clicks: int = 1  # Only the first so many clicks are refined

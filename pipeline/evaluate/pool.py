@@ -22,7 +22,8 @@ from pipeline.data.schema import Row
 from pipeline.data.shards import write_shards
 from pipeline.errors import UserError
 from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
-from pipeline.evaluate.request import SPLIT, Checked, Request, Source, hold_shards
+from pipeline.evaluate.request import Checked, Request, hold_shards
+from pipeline.evaluate.sources import SPLIT, Source
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
 
