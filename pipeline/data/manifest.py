@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.data.schema import SCHEMA_VERSION, Row
 from pipeline.errors import UserError
+from pipeline.options import load_json
 
 MANIFEST, PLAN, FILES, REJECTED = "manifest.json", "plan.json", "files.json", "rejected.parquet"
 READ_ATTEMPTS = 3
@@ -72,7 +73,7 @@ class Manifest:
     @staticmethod
     def from_json(data: bytes) -> Manifest:
         """Inverse of `to_json`; ValueError, KeyError or TypeError when it is something else."""
-        values = json.loads(data)
+        values = load_json(data)
         return Manifest(**{**values, "shards": [ShardInfo(**shard) for shard in values["shards"]]})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, decode, encode, file_name, join
+from pipeline.options import load_json
 
 FORMAT = 1
 MODEL, OPTIMIZER, UNUSED = "model", "optimizer", "unused"  # kinds of tensor files
@@ -81,7 +83,7 @@ def find_checkpoint(uri: str) -> str:
 def read_state(uri: str) -> dict[str, Any]:
     """`state.json` of one of our checkpoint folders."""
     try:
-        state = json.loads(storage.read_bytes(storage.join(uri, STATE)))
+        state = load_json(storage.read_bytes(storage.join(uri, STATE)))
     except ValueError as error:
         raise UserError(f"{storage.join(uri, STATE)} is not JSON: {error}.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -140,7 +142,8 @@ def read_tensors(uri: str, kind: str, state: dict[str, Any]) -> tuple[dict[str, 
 
 
 def check_fit(shapes: dict[str, torch.Size], weights: dict[str, torch.Tensor], name: str) -> None:
-    """Compare weights with a model's parameters: a missing, extra or misshapen key is an error that names it.
+    """Compare weights with a model's parameters: a missing, extra or misshapen key, or one with NaN or infinity in it,
+    is an error that names it.
 
     Raises:
         UserError: naming the keys.
@@ -156,6 +159,14 @@ def check_fit(shapes: dict[str, torch.Size], weights: dict[str, torch.Tensor], n
     problems += [f"wrong shape: {few(wrong)}"] * bool(wrong)
     if problems:
         raise UserError(f"{name} does not fit the model: {'; '.join(problems)}.")
+    check_finite(weights, name)
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """UserError that names the tensors which hold NaN or infinity."""
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{name} holds NaN or infinity in {few(bad)}: its training broke. Use another checkpoint.")
 
 
 def load_weights(model: ClickSegmenter, weights: dict[str, torch.Tensor], name: str) -> None:

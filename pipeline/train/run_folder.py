@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
 from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
+from pipeline.options import load_json
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -62,7 +63,7 @@ def open_folder(run: config.TrainConfig, also: str = "", inputs: Mapping[str, Ma
     begun = storage.exists(uri)
     if begun:
         try:
-            before = config_io.flatten(config_io.from_dict(config.TrainConfig, json.loads(storage.read_bytes(uri))))
+            before = config_io.flatten(config_io.from_dict(config.TrainConfig, load_json(storage.read_bytes(uri))))
         except ValueError as error:
             raise UserError(f"{uri} is not the config of a training run: {error}. Choose another --out.") from error
         now = config_io.flatten(config_io.from_dict(config.TrainConfig, config_io.masked(run)))  # as it was written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -133,8 +134,8 @@ def _check_numbers(request: IclRequest) -> None:
         raise UserError("--trials and --reduction must be at least 1, --grace and --concurrent at least 0.")
     if request.search not in get_args(IclSearch):
         raise UserError(f"--search is one of {', '.join(get_args(IclSearch))}.")
-    if request.hours < 0 or request.gpu_hours < 0:
-        raise UserError("--hours and --gpu-hours are at least 0 (0: no limit).")
+    if not (0 <= request.hours < math.inf and 0 <= request.gpu_hours < math.inf):
+        raise UserError("--hours and --gpu-hours are numbers of at least 0 (0: no limit).")
     if request.gpu_hours and not request.run.train.gpu:
         raise UserError("--gpu-hours needs trials that train on GPUs (--train.gpu); --hours counts all time.")
     if request.search == "pbt" and request.trials < LEAST_POPULATION:
