@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.evaluation_log import print_table, tracked, with_comparison
-from jobs.flags import config_flag
+from jobs.flags import apart, config_flag, joined
 from pipeline import config_io, runtime, storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
 from pipeline.errors import UserError
@@ -113,6 +113,7 @@ def parse(args: list[str]) -> Args:
     Raises:
         UserError: the file is not a setting of a cfr sweep.
     """
+    args = apart(joined(joined(args, "--data"), "--cfr-steps"), "--cfr-steps")
     found = config_flag(args)
     if found is None:
         return tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args)

@@ -18,7 +18,7 @@ import torch
 
 from pipeline import config, config_io, storage
 from pipeline.errors import UserError
-from pipeline.model.pickle_reader import read_torch_pickle
+from pipeline.model.foreign import kind_of, read_foreign
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, decode, encode, file_name, join
@@ -76,8 +76,22 @@ def find_checkpoint(uri: str) -> str:
     base = storage.join(uri, CHECKPOINTS) if storage.exists(storage.join(uri, CHECKPOINTS)) else uri
     found = [f for f in storage.list_folders(base) if storage.exists(storage.join(f, STATE))]
     if not found:
-        raise UserError(f"{uri} is no checkpoint: it holds no {STATE}, and no folder '{CHECKPOINTS}' with one.")
+        raise UserError(
+            f"{uri} is no checkpoint: it holds no {STATE}, and no folder '{CHECKPOINTS}' with one.{_seen(uri)}"
+        )
     return max(found, key=lambda f: int(read_state(f)["step"]))
+
+
+def _seen(uri: str) -> str:
+    """What a folder without a checkpoint is instead, as a sentence; "" when nothing is known of it."""
+    if storage.exists(storage.join(uri, CHECKPOINTS)) or storage.exists(storage.join(uri, "config.json")):
+        return " It is a training run that has saved no checkpoint yet."
+    runs = [f for f in storage.list_folders(uri) if storage.exists(storage.join(f, CHECKPOINTS))]
+    if runs:
+        return f" It holds several runs; name one: {few([f.rsplit('/', 1)[1] for f in runs])}."
+    files = [f.rsplit("/", 1)[1] for f in storage.list_files(uri, recursive=False)]
+    files = [f for f in files if f.endswith((".pth", ".pt", ".safetensors"))]
+    return f" It holds {few(files)}: name the file." if files else ""
 
 
 def read_state(uri: str) -> dict[str, Any]:
@@ -119,6 +133,8 @@ def _read_part(uri: str, kind: str, state: dict[str, Any], index: int) -> tuple[
     name = file_name(kind, index, writers_in(state))
     where = storage.join(uri, name)
     data = storage.read_bytes(where)
+    if (kind := kind_of(data)) and "alone" not in kind:
+        raise UserError(f"{where} is no checkpoint: it {kind}.")
     found, noted = describe_file(data), state.get("files", {}).get(name)  # older checkpoints note no files
     if noted is not None and found != noted:
         raise UserError(
@@ -222,7 +238,7 @@ def read_published(uri: str) -> tuple[Published, str]:
         UserError: not such a file, damaged, or one that would run code.
     """
     data = storage.read_bytes(uri)
-    return from_published(read_torch_pickle(data, uri), uri), hashlib.sha256(data).hexdigest()
+    return from_published(read_foreign(data, uri), uri), hashlib.sha256(data).hexdigest()
 
 
 def read_unused(uri: str) -> dict[str, torch.Tensor]:
