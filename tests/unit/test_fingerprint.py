@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -137,6 +139,7 @@ def test_a_training_run(made: Path) -> None:
     with pytest.raises(UserError, match=r"data\.train: 1 file differs, first shard-00000"):
         opened(run)
     assert (made / "run" / "config.json").read_text() == before
+    shutil.rmtree(made / "val")
     write_dataset(made / "val", rows_of_blobs(2, seed=6))
     with pytest.raises(UserError, match=r"data\.val: 1 file differs"):
         opened(run_of(made, **{"data.train": str(made / "moved")}))
@@ -146,6 +149,7 @@ def test_a_validation_set_may_come_later(made: Path) -> None:
     write_dataset(made / "val", rows_of_blobs(2, seed=5))
     opened(run_of(made, **{"data.val": ""}))
     assert opened(run_of(made)) and opened(run_of(made, **{"data.val": ""}))
+    shutil.rmtree(made / "val")
     write_dataset(made / "val", rows_of_blobs(2, seed=6))
     with pytest.raises(UserError, match=r"data\.val"):
         opened(run_of(made))
@@ -163,6 +167,7 @@ def test_the_start_of_a_run(made: Path) -> None:
         opened(run)  # nothing is saved: it would start from another checkpoint
     (made / "run" / "checkpoints").mkdir()
     assert opened(run)  # it has its own now, and what it took is what it was
+    shutil.rmtree(first)
     write_checkpoint(Path(first), seed=2)
     with pytest.raises(UserError, match=r"model\.start: 1 file differs"):
         opened(run)
@@ -175,8 +180,6 @@ def test_the_start_of_a_run(made: Path) -> None:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    import cv2
-
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (tmp_path / "raw" / name).mkdir(parents=True)
@@ -190,8 +193,6 @@ def raw(tmp_path: Path) -> Path:
 
 def converted(raw: Path, out: Path) -> dict[str, str]:
     """One shard of a folder, as a task makes it; gives the marks that it notes."""
-    import pickle
-
     reader = open_reader("folder", str(raw))
     assert not _begin(str(out), {"a": 1}, str(raw))
     items = pickle.dumps([pickle.dumps(item) for item in reader.items()])

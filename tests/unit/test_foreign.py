@@ -1,4 +1,4 @@
-"""Checkpoint files from elsewhere: wrappers and prefixes are taken off, other kinds of files are named as what they are."""
+"""Checkpoint files from elsewhere: wrappers and prefixes are taken off, other kinds of files are named."""
 
 from __future__ import annotations
 
