@@ -139,6 +139,8 @@ def job(args: list[str]) -> None:
             evaluation = with_comparison(evaluation, earlier)
         log.report(evaluation)
     print_table(evaluation.summary)
+    for line in [*evaluation.summary.get("compared", {}).get("notes", []), *evaluation.summary["left_out"]]:
+        print(line)
     print(f"Report: {evaluation.out}/report.html")
 
 

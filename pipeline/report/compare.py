@@ -208,6 +208,10 @@ def _notes(summary: Mapping[str, Any], earlier: Earlier) -> list[str]:
         for part in ("source", "uri"):
             if data.get(part) != known.get(part):
                 notes.append(f"The {part} of {name} is {data.get(part)} here, {known.get(part)} there.")
+    contents, others = summary.get("content", {}), earlier.summary.get("content", {})
+    for name in summary["data"]:
+        if name in others and name in contents and contents[name] != others[name]:
+            notes.append(f"The images or masks of {name} are not those of the earlier evaluation.")
     return notes
 
 
