@@ -2,8 +2,10 @@
 
 python -m jobs.evaluate --checkpoint URI --data NAME=URI [NAME=URI ...] --cfr-steps 0 1 4 --out URI
 
-URI of --data holds prepared shards, or is a raw folder: then NAME says its layout (grabcut=...), and any other NAME
-means a folder of images/ and masks/. The same command again finishes an interrupted evaluation.
+URI of --data holds prepared shards, or is a raw folder: then NAME says its layout (grabcut=..., in any case), and any
+other NAME means a folder of images/ and masks/. NAME=LAYOUT:URI gives a raw folder a name of your own
+(mine=coco-instances:/data/mine yours=coco-instances:/data/yours). The same command again finishes an interrupted
+evaluation.
 
 --config FILE takes the setting that a sweep found (best.json of jobs.tune cfr): its values are the defaults of the
 flags they belong to (cfr.steps of --cfr-steps, cfr.expansion of --expansion, ...), so a flag that is given wins.
@@ -16,12 +18,13 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.evaluation_log import print_table, tracked, with_comparison
-from jobs.flags import config_flag
+from jobs.flags import apart, config_flag, joined
 from pipeline import config_io, runtime, storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
-from pipeline.evaluate.request import Request, check, parse_data
+from pipeline.evaluate.request import Request, check
+from pipeline.evaluate.sources import parse_data
 from pipeline.report.compare import Earlier, read_earlier
 from pipeline.tune.best import read_setting
 
@@ -29,7 +32,7 @@ from pipeline.tune.best import read_setting
 @dataclass(frozen=True, kw_only=True)
 class Args:
     checkpoint: str  # Our checkpoint or run folder, or a published .pth file
-    data: tuple[str, ...]  # NAME=URI of each data set
+    data: tuple[str, ...]  # NAME=URI or NAME=LAYOUT:URI of each data set
     out: str  # Folder or URI for the results
     cfr_steps: tuple[int, ...] = (0,)  # n of CFR-n, one evaluation for each: extra forward passes per refined click
     cfr_clicks: int = 1  # Only the first so many clicks are refined
@@ -112,6 +115,7 @@ def parse(args: list[str]) -> Args:
     Raises:
         UserError: the file is not a setting of a cfr sweep.
     """
+    args = apart(joined(joined(args, "--data"), "--cfr-steps"), "--cfr-steps")
     found = config_flag(args)
     if found is None:
         return tyro.cli(Args, prog="jobs.evaluate", description=__doc__, args=args)
@@ -137,6 +141,8 @@ def job(args: list[str]) -> None:
             evaluation = with_comparison(evaluation, earlier)
         log.report(evaluation)
     print_table(evaluation.summary)
+    for line in [*evaluation.summary.get("compared", {}).get("notes", []), *evaluation.summary["left_out"]]:
+        print(line)
     print(f"Report: {evaluation.out}/report.html")
 
 

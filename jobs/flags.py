@@ -49,3 +49,21 @@ def joined(args: Sequence[str], flag: str) -> list[str]:
         else:
             (values if taking else others).append(word)
     return [*others, *([flag, *values] if values else [])]
+
+
+def apart(args: Sequence[str], flag: str) -> list[str]:
+    """The command line with the values of a flag written apart: `--steps 0,1,4` as `--steps 0 1 4`."""
+    words: list[str] = []
+    taking = False
+    for word in args:
+        if word.startswith(f"{flag}="):
+            words += [flag, *_parts(word.partition("=")[2])]
+            taking = False
+            continue
+        taking = word == flag or (taking and not word.startswith("--"))
+        words += _parts(word) if taking and word != flag else [word]
+    return words
+
+
+def _parts(word: str) -> list[str]:
+    return [part for part in word.split(",") if part] or [word]

@@ -24,7 +24,7 @@ from pipeline.model.segmenter import check_crop
 from pipeline.model.start import is_uri, new_model
 from pipeline.report.tracking import resolve_tracking
 from pipeline.train.launch import fit
-from pipeline.train.run_folder import open_folder
+from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune.best import read_setting
 
@@ -90,7 +90,7 @@ def job(args: list[str]) -> None:
         new_model(run.model, run.model.start)  # a wrong start is the user's mistake: found before anything is begun
     tracking = resolve_tracking(run.tracking, fallback_root=run.out.rsplit("/", 1)[0])
     run = dataclasses.replace(run, tracking=tracking)
-    begun = open_folder(run)
+    begun = open_folder(run, inputs=inputs_of(run))
     if first >= run.total_steps:
         print(f"{run.out} is complete: {first} steps. Raise --train.steps to train on, or choose another --out.")
         return

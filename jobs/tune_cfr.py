@@ -18,7 +18,8 @@ from jobs.flags import joined
 from jobs.tune_cfr_log import print_passes, tracked_cfr
 from pipeline import runtime
 from pipeline.config import Eval, Tracking
-from pipeline.evaluate.request import Request, parse_data
+from pipeline.evaluate.request import Request
+from pipeline.evaluate.sources import parse_data
 from pipeline.tune.cfr_request import SweepRequest, check
 from pipeline.tune.cfr_sweep import Sweep
 from pipeline.tune.proposals import Search

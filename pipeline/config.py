@@ -6,16 +6,10 @@ Published values are the defaults wherever a published recipe uses them (paper: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from pipeline.errors import UserError
-
-
-def check(ok: bool, message: str) -> None:
-    """Raise UserError(message) unless `ok`."""
-    if not ok:
-        raise UserError(message)
+from pipeline.options import check, options
 
 
 def check_probabilities(owner: object, prefix: str, *names: str) -> None:
@@ -24,7 +18,7 @@ def check_probabilities(owner: object, prefix: str, *names: str) -> None:
         check(0.0 <= value <= 1.0, f"{prefix}.{name} is a probability: {value} is not between 0 and 1.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Data:
     """Where the samples come from and how they are cut and coloured."""
 
@@ -51,7 +45,7 @@ class Data:
         check(0 < self.resize[0] <= self.resize[1], f"data.resize must be LOW <= HIGH, got {self.resize}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Suem:
     """Simple, Union, Exclusion and Mixing copy-paste (paper, section on SUEM)."""
 
@@ -75,7 +69,7 @@ class Suem:
         return self.simple_prob == self.paste_prob == self.mix_prob == 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Clicks:
     """Object choice and first clicks of a training sample (RITM's multi-point sampler)."""
 
@@ -101,7 +95,7 @@ class Clicks:
         check(min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, f"clicks.negative_* must add up to 1, got {shares}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Model:
     """Plain ViT with click embedding, simple feature pyramid and MLP head (SimpleClick, arXiv 2210.11006)."""
 
@@ -126,7 +120,7 @@ class Model:
         check(self.train_size % self.patch == 0, f"model.train_size must be a multiple of the patch ({self.patch}).")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Loss:
     """Normalized focal loss and the two ways of iterating clicks."""
 
@@ -148,7 +142,7 @@ class Loss:
         check(0 <= self.passes[0] <= self.passes[1], f"loss.passes must be 0 <= FEWEST <= MOST, got {self.passes}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Optim:
     """Adam with a multi-step schedule and optional layer-wise decay."""
 
@@ -169,7 +163,7 @@ class Optim:
         check(self.weight_decay >= 0 and self.clip_norm >= 0, "optim.weight_decay and clip_norm must be >= 0.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Train:
     """Length, batch, resources and rhythm of a training run."""
 
@@ -220,7 +214,7 @@ class Train:
         return -(-self.batch // (world * self.accumulate))
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Cfr:
     """Cascade-forward refinement at inference (paper, section on CFR)."""
 
@@ -246,7 +240,7 @@ class Cfr:
         check(self.min_crop >= 1, f"cfr.min_crop must be at least 1 pixel, got {self.min_crop}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Eval:
     """How an object is clicked and when it ends."""
 
@@ -264,7 +258,7 @@ class Eval:
         check_probabilities(self, "eval", "target_iou", "max_bad_fraction")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class Tracking:
     """Where runs are logged."""
 
@@ -274,7 +268,7 @@ class Tracking:
     enabled: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class TrainConfig:
     """A complete training run; what a recipe returns and what a checkpoint carries."""
 

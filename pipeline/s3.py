@@ -44,7 +44,7 @@ class Entry:
     key: str
     size: int
     folder: bool = False
-    version: str = ""
+    tag: str = ""  # the store's, another one for another content
 
 
 def split(path: str) -> tuple[str, str]:
@@ -181,7 +181,7 @@ def _below(path: str, recursive: bool, most: int = 0) -> Iterator[Entry]:
         for common in page.get("CommonPrefixes", ()):
             yield Entry(common["Prefix"].rstrip("/"), 0, folder=True)
         for found in page.get("Contents", ()):
-            yield Entry(found["Key"], found["Size"], version=str(found.get("ETag", "")))
+            yield Entry(found["Key"], found["Size"], tag=str(found.get("ETag", found.get("LastModified", ""))))
         if most or not page.get("IsTruncated"):
             return
         options["ContinuationToken"] = page["NextContinuationToken"]

@@ -194,7 +194,7 @@ def _below(uri: str, recursive: bool) -> Iterator[Found]:
     if _on_s3(uri):
         bucket = s3.split(_path(uri))[0]
         for entry in s3.entries(_path(uri), recursive):
-            yield Found(f"s3://{bucket}/{entry.key}", entry.size, entry.folder, entry.version)
+            yield Found(f"s3://{bucket}/{entry.key}", entry.size, entry.folder, entry.tag)
         return
     prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
     if not is_remote(uri):
@@ -236,6 +236,36 @@ def file_sizes(uri: str, suffix: str = "", recursive: bool = False) -> dict[str,
 def list_files(uri: str, suffix: str = "", recursive: bool = True) -> list[str]:
     """URIs of the files below a folder, sorted; an absent folder has none."""
     return list(file_sizes(uri, suffix, recursive))
+
+
+def looks(uri: str) -> dict[str, str]:
+    """How each file below a folder looks without being read, by its name there: another look may be another content.
+
+    On this machine size, time of change (which `touch` and `cp -p` cannot set back) and file number, on a store size
+    and tag or time.
+    """
+    root = uri.rstrip("/")
+    if _on_s3(uri):
+        key = s3.split(_path(root))[1].rstrip("/")
+        found = s3.entries(_path(root), recursive=True)
+        return {e.key[len(key) + 1 if key else 0 :]: f"{e.size} {e.tag}" for e in found if not e.folder}
+    fs, path = arrow_filesystem(root)
+    names: dict[str, str] = {}
+    if is_remote(uri):
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
+        for info in _call(uri, "listed", lambda: fs.get_file_info(selector)):
+            if info.type == pafs.FileType.File:
+                names[info.path[len(path) + 1 :]] = f"{info.size} {info.mtime_ns}"
+        return names
+    for folder, _, files in os.walk(path, followlinks=True):
+        for file in files:
+            try:
+                about = os.stat(os.path.join(folder, file))
+            except OSError:  # a broken link looks like nothing
+                continue
+            name = os.path.relpath(os.path.join(folder, file), path)
+            names[name] = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
+    return names
 
 
 def list_folders(uri: str) -> list[str]:

@@ -1,7 +1,7 @@
 """`manifest.json`, what makes a folder of shards a data set, and reading of the row groups it lists.
 
 OUT/manifest.json       written last: without it the data set is unfinished
-OUT/plan.json           written first: what is being converted
+OUT/plan.json           written first: what is being converted; beside it files.json, how the raw files looked then
 OUT/shard-00000.parquet rows; shard-00000.json beside it says that it is finished, and what is in it
 OUT/rejected.parquet    what was set aside, when anything was
 """
@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.data.schema import SCHEMA_VERSION, Row
 from pipeline.errors import UserError
+from pipeline.options import load_json
 
-MANIFEST, PLAN, REJECTED = "manifest.json", "plan.json", "rejected.parquet"
+MANIFEST, PLAN, FILES, REJECTED = "manifest.json", "plan.json", "files.json", "rejected.parquet"
 READ_ATTEMPTS = 3
 RETRY_SECONDS = 0.5
 
@@ -74,7 +75,7 @@ class Manifest:
     @staticmethod
     def from_json(data: bytes) -> Manifest:
         """Inverse of `to_json`; ValueError, KeyError or TypeError when it is something else."""
-        values = json.loads(data)
+        values = load_json(data)
         return Manifest(**{**values, "shards": [ShardInfo(**shard) for shard in values["shards"]]})
 
 

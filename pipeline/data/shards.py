@@ -20,12 +20,15 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import runtime, storage
-from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
+from pipeline.data import fingerprint
+from pipeline.data.manifest import FILES, MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError, readable
 from pipeline.watch import STILL_SECONDS, pulse_of_process, watching
 
+CONVERSION = 2  # counts up when a reader or this module makes other rows of the same files
+WORDS = {"conversion": "rows made by another version", "items_sha256": "other images or annotations"}  # of the plan
 TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
 TWICE = "image_id occurs twice"
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "reason", "detail", "path")])
@@ -86,6 +89,7 @@ def write_shards(
     chunks = [pickled[part[0] : part[-1] + 1] for part in np.array_split(np.arange(len(items)), count)]
     options = {
         "schema_version": SCHEMA_VERSION,
+        "conversion": CONVERSION,
         "source": reader.source,
         "split": split,
         "seed": seed,
@@ -93,11 +97,13 @@ def write_shards(
         "rows_per_group": rows_per_group,
         "groups_per_shard": groups_per_shard,
     }
-    if _begin(out, {**options, "items_sha256": hashlib.sha256(b"".join(pickled)).hexdigest()}):
-        return load_manifest(out)
+    complete = _begin(out, {**options, "items_sha256": hashlib.sha256(b"".join(pickled)).hexdigest()}, reader.root)
 
     limit = max_bad_fraction * total
-    done = _finished(out, count)
+    done = _finished(out, count, complete)
+    fingerprint.require_same_files(out, reader.root, [result["files"] for result in done.values()])
+    if complete:
+        return load_manifest(out)
     bad = len(doubles) + sum(_bad_images(result) for result in done.values())
     kept = sum(len(chunks[index]) for index in done)
     todo = [{"shard": i, "items": pickle.dumps(chunks[i])} for i in range(count) if i not in done]
@@ -177,17 +183,18 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
     rows: list[Row] = []
     rejected: list[dict[str, str]] = []
     skipped: Counter[str] = Counter()
-    for item in map(pickle.loads, pickle.loads(batch["items"][0])):
-        aside: list[BadRow] = []
-        pulse.at(f"reading {job.reader.path_of(item)} for shard {index}")
-        try:
-            row = job.reader.read(item, aside)
-            rows.append(replace(row, image_id=readable(row.image_id)))
-        except Skipped as skip:
-            skipped[skip.reason] += 1
-        except BadRow as bad:
-            aside.append(bad)
-        rejected += [_reject(job.reader, item, bad) for bad in aside]
+    with fingerprint.recording(job.reader.root) as files:
+        for item in map(pickle.loads, pickle.loads(batch["items"][0])):
+            aside: list[BadRow] = []
+            pulse.at(f"reading {job.reader.path_of(item)} for shard {index}")
+            try:
+                row = job.reader.read(item, aside)
+                rows.append(replace(row, image_id=readable(row.image_id)))
+            except Skipped as skip:
+                skipped[skip.reason] += 1
+            except BadRow as bad:
+                aside.append(bad)
+            rejected += [_reject(job.reader, item, bad) for bad in aside]
     path = f"shard-{index:05d}.parquet"
     pulse.at(f"writing {path}")
     result = {
@@ -197,6 +204,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
         "rejected": rejected,
         "skipped": dict(skipped),
         "understood": dict(job.reader.understood),
+        "files": files,
     }
     text = json.dumps(result)
     storage.write_bytes(_beside(job.out, path), text.encode())
@@ -250,8 +258,8 @@ def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[
     return good, doubles
 
 
-def _begin(out: str, plan: dict[str, Any]) -> bool:
-    """Note the plan in `out`, or compare it with the one that is there; True when that one is finished."""
+def _begin(out: str, plan: dict[str, Any], root: str) -> bool:
+    """Note the plan (and how files look) in `out`, or compare it with the one there; True when that one is finished."""
     files = _names(out)
     where = storage.join(out, PLAN)
     if PLAN in files:
@@ -259,10 +267,11 @@ def _begin(out: str, plan: dict[str, Any]) -> bool:
         if before == plan:
             return MANIFEST in files
         differ = [key for key in plan if before.get(key) != plan[key]]
-        seen = ", ".join(f"{key} {before.get(key)!r}, now {plan[key]!r}" for key in differ)
+        seen = ", ".join(WORDS.get(key) or f"{key} {before.get(key)!r}, now {plan[key]!r}" for key in differ)
         raise UserError(f"{out} holds another data set or one begun from other files: {seen}. Choose another --out.")
-    if files or (storage.exists(out) and not storage.is_folder(out)) or storage.list_folders(out):
+    if files.keys() - {FILES} or (storage.exists(out) and not storage.is_folder(out)) or storage.list_folders(out):
         raise UserError(f"{out} holds something else than prepared data. Choose an empty or new folder for --out.")
+    storage.write_bytes(storage.join(out, FILES), json.dumps(storage.looks(root)).encode())
     storage.write_bytes(where, (json.dumps(plan, indent=1) + "\n").encode())
     return False
 
@@ -273,7 +282,7 @@ def _names(out: str) -> dict[str, int]:
     return {uri.rsplit("/", 1)[1]: size for uri, size in found.items()}
 
 
-def _finished(out: str, count: int) -> dict[int, dict[str, Any]]:
+def _finished(out: str, count: int, complete: bool) -> dict[int, dict[str, Any]]:
     """Results of the shards that an earlier run finished.
 
     When that run failed for bad images, the shards that have some are converted again: the images may be mended.
@@ -285,7 +294,7 @@ def _finished(out: str, count: int) -> dict[int, dict[str, Any]]:
     for path, text in zip(paths, storage.map_parallel(lambda p: storage.read_bytes(_beside(out, p)), paths)):
         result = json.loads(text)
         whole = result["info"] is None or sizes.get(path) == result["info"]["bytes"]
-        if whole and not (result["rejected"] and REJECTED in sizes):
+        if whole and (complete or not (result["rejected"] and REJECTED in sizes)):
             done[result["shard"]] = result
     return done
 

@@ -7,7 +7,7 @@ it ended by itself, was killed or lost machines. Parts become tables at the end,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import runtime, storage
+from pipeline.data.fingerprint import checksum
 from pipeline.evaluate import results
 from pipeline.evaluate.item import evaluate_item
+from pipeline.evaluate.left_out import sentences
 from pipeline.evaluate.plan import DataSet, Item, plan
 from pipeline.evaluate.pool import InferenceActor, actors_for, in_rounds, prepared, through_actors
 from pipeline.evaluate.request import Checked, Request, options
@@ -111,8 +113,19 @@ def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejec
         "checkpoint": checked.checkpoint.to_dict(),
         "options": options(request),
         "data": {d.name: {"uri": s.uri, "source": d.source} for d, s in zip(datasets, checked.sources, strict=True)},
+        "content": {d.name: checksum(d.marks) for d in datasets},
+        "left_out": _left_out(checked, datasets, rejected),
         "rejected": {d.name: reasons for d in datasets if (reasons := results.reasons(rejected, d.name))},
         "results": [
             results.figures(objects, data, setting, request.rules) for data in datasets for setting in checked.settings
         ],
     }
+
+
+def _left_out(checked: Checked, datasets: list[DataSet], rejected: pa.Table) -> list[str]:
+    """Sentences on what was not evaluated."""
+    limit, found = checked.request.limit, []
+    for data, source in zip(datasets, checked.sources, strict=True):
+        held = replace(data.held, aside={}) if source.layout else data.held  # of a raw folder it is in `rejected`
+        found += sentences(data.name, data.uri, held, data.objects, limit, results.reasons(rejected, data.name))
+    return found

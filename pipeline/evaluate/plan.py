@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pipeline import storage
+from pipeline.data.fingerprint import Marks, of_shards
 from pipeline.data.manifest import load_manifest, read_table
 from pipeline.data.schema import ObjectInfo
+from pipeline.evaluate.left_out import Held, held_by
 
 CHUNK = 8
 """Objects of a plan item with batch size 1; a larger batch takes more, or its slots would stand empty at the end."""
@@ -57,7 +59,8 @@ class DataSet:
         source: what it was made from.
         crop: side of the network's input.
         groups: (shard path, row group, objects in it) in file order.
-        fingerprint: checksums of the shards.
+        marks: of the shards (`data.fingerprint`).
+        held: what they hold, evaluated or not.
     """
 
     name: str
@@ -65,7 +68,8 @@ class DataSet:
     source: str
     crop: int
     groups: list[tuple[str, int, list[Place]]]
-    fingerprint: list[str]
+    marks: Marks
+    held: Held = field(default_factory=Held)
 
     @property
     def objects(self) -> int:
@@ -130,27 +134,32 @@ def open_dataset(name: str, uri: str, crop: int, limit: int = 0) -> DataSet:
     manifest = load_manifest(uri)
     wanted = [(shard.path, group) for shard in manifest.shards for group in range(len(shard.row_groups))]
     groups: list[tuple[str, int, list[Place]]] = []
+    stuff = 0
     left = limit if limit > 0 else manifest.objects
     with contextlib.closing(storage.map_parallel(lambda at: _places(uri, *at), wanted)) as found:
-        for (shard, group), places in zip(wanted, found, strict=False):
+        for (shard, group), (places, others) in zip(wanted, found, strict=False):
+            stuff += others
             places = places[:left]
             left -= len(places)
             if places:
                 groups.append((shard, group, places))
             if left <= 0:
                 break
-    return DataSet(name, uri, manifest.source, crop, groups, [shard.sha256 for shard in manifest.shards])
+    evaluated = sum(len(places) for _, _, places in groups)
+    held = held_by(manifest, evaluated, None if limit and left <= 0 else stuff)
+    return DataSet(name, uri, manifest.source, crop, groups, of_shards(manifest), held)
 
 
-def _places(uri: str, shard: str, group: int) -> list[Place]:
-    """The objects of a row group; reads their columns only."""
+def _places(uri: str, shard: str, group: int) -> tuple[list[Place], int]:
+    """The objects of a row group, and how many others it has; reads their columns only."""
     rows = read_table(storage.join(uri, shard), group, columns=["image_id", "objects"]).to_pylist()
-    return [
+    places = [
         Place(index, row["image_id"], object_id)
         for index, row in enumerate(rows)
         for object_id, info in enumerate(row["objects"])
         if is_evaluated(ObjectInfo(**info))
     ]
+    return places, sum(len(row["objects"]) for row in rows) - len(places)
 
 
 def plan(datasets: Sequence[DataSet], settings: Sequence[Setting], batch_size: int) -> Iterator[Item]:

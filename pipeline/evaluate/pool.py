@@ -21,7 +21,8 @@ from pipeline.data.schema import Row
 from pipeline.data.shards import write_shards
 from pipeline.errors import UserError
 from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
-from pipeline.evaluate.request import SPLIT, Checked, Request, Source
+from pipeline.evaluate.request import Checked, Request, hold_shards
+from pipeline.evaluate.sources import SPLIT, Source
 from pipeline.machine import usable_cpus
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
@@ -91,7 +92,9 @@ def prepared(checked: Checked) -> list[DataSet]:
         UserError: a machine that does not see a path, a damaged data set, too many bad rows.
     """
     runtime.check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
-    return [_prepared(source, checked.request) for source in checked.sources]
+    datasets = [_prepared(source, checked.request) for source in checked.sources]
+    hold_shards(checked.out, datasets)
+    return datasets
 
 
 def _prepared(source: Source, request: Request) -> DataSet:

@@ -21,7 +21,7 @@ from pipeline.errors import BadRow, UserError
 from pipeline.evaluate.batch import ObjectResult
 from pipeline.evaluate.metrics import summarize
 from pipeline.evaluate.plan import DataSet, Item, Place, Setting
-from pipeline.evaluate.request import Source
+from pipeline.evaluate.sources import Source
 
 CLICK = pa.struct([("row", pa.int32()), ("col", pa.int32()), ("positive", pa.bool_())])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ import torch
 
 from pipeline import config, config_io, storage
 from pipeline.errors import UserError
-from pipeline.model.pickle_reader import read_torch_pickle
+from pipeline.model.foreign import kind_of, read_foreign
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, decode, encode, file_name, join
+from pipeline.options import load_json
 
 FORMAT = 1
 MODEL, OPTIMIZER, UNUSED = "model", "optimizer", "unused"  # kinds of tensor files
@@ -74,14 +76,28 @@ def find_checkpoint(uri: str) -> str:
     base = storage.join(uri, CHECKPOINTS) if storage.exists(storage.join(uri, CHECKPOINTS)) else uri
     found = [f for f in storage.list_folders(base) if storage.exists(storage.join(f, STATE))]
     if not found:
-        raise UserError(f"{uri} is no checkpoint: it holds no {STATE}, and no folder '{CHECKPOINTS}' with one.")
+        raise UserError(
+            f"{uri} is no checkpoint: it holds no {STATE}, and no folder '{CHECKPOINTS}' with one.{_seen(uri)}"
+        )
     return max(found, key=lambda f: int(read_state(f)["step"]))
+
+
+def _seen(uri: str) -> str:
+    """What a folder without a checkpoint is instead, as a sentence; "" when nothing is known of it."""
+    if storage.exists(storage.join(uri, CHECKPOINTS)) or storage.exists(storage.join(uri, "config.json")):
+        return " It is a training run that has saved no checkpoint yet."
+    runs = [f for f in storage.list_folders(uri) if storage.exists(storage.join(f, CHECKPOINTS))]
+    if runs:
+        return f" It holds several runs; name one: {few([f.rsplit('/', 1)[1] for f in runs])}."
+    files = [f.rsplit("/", 1)[1] for f in storage.list_files(uri, recursive=False)]
+    files = [f for f in files if f.endswith((".pth", ".pt", ".safetensors"))]
+    return f" It holds {few(files)}: name the file." if files else ""
 
 
 def read_state(uri: str) -> dict[str, Any]:
     """`state.json` of one of our checkpoint folders."""
     try:
-        state = json.loads(storage.read_bytes(storage.join(uri, STATE)))
+        state = load_json(storage.read_bytes(storage.join(uri, STATE)))
     except ValueError as error:
         raise UserError(f"{storage.join(uri, STATE)} is not JSON: {error}.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -117,6 +133,8 @@ def _read_part(uri: str, kind: str, state: dict[str, Any], index: int) -> tuple[
     name = file_name(kind, index, writers_in(state))
     where = storage.join(uri, name)
     data = storage.read_bytes(where)
+    if (kind := kind_of(data)) and "alone" not in kind:
+        raise UserError(f"{where} is no checkpoint: it {kind}.")
     found, noted = describe_file(data), state.get("files", {}).get(name)  # older checkpoints note no files
     if noted is not None and found != noted:
         raise UserError(
@@ -140,7 +158,8 @@ def read_tensors(uri: str, kind: str, state: dict[str, Any]) -> tuple[dict[str, 
 
 
 def check_fit(shapes: dict[str, torch.Size], weights: dict[str, torch.Tensor], name: str) -> None:
-    """Compare weights with a model's parameters: a missing, extra or misshapen key is an error that names it.
+    """Compare weights with a model's parameters: a missing, extra or misshapen key, or one with NaN or infinity in it,
+    is an error that names it.
 
     Raises:
         UserError: naming the keys.
@@ -156,6 +175,14 @@ def check_fit(shapes: dict[str, torch.Size], weights: dict[str, torch.Tensor], n
     problems += [f"wrong shape: {few(wrong)}"] * bool(wrong)
     if problems:
         raise UserError(f"{name} does not fit the model: {'; '.join(problems)}.")
+    check_finite(weights, name)
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """UserError that names the tensors which hold NaN or infinity."""
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{name} holds NaN or infinity in {few(bad)}: its training broke. Use another checkpoint.")
 
 
 def load_weights(model: ClickSegmenter, weights: dict[str, torch.Tensor], name: str) -> None:
@@ -211,7 +238,7 @@ def read_published(uri: str) -> tuple[Published, str]:
         UserError: not such a file, damaged, or one that would run code.
     """
     data = storage.read_bytes(uri)
-    return from_published(read_torch_pickle(data, uri), uri), hashlib.sha256(data).hexdigest()
+    return from_published(read_foreign(data, uri), uri), hashlib.sha256(data).hexdigest()
 
 
 def read_unused(uri: str) -> dict[str, torch.Tensor]:

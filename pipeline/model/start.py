@@ -14,7 +14,7 @@ from pipeline import config, storage
 from pipeline.errors import UserError
 from pipeline.model.backbone import resize_positions
 from pipeline.model.checkpoints import check_fit, load_model, load_weights
-from pipeline.model.pickle_reader import read_torch_pickle
+from pipeline.model.foreign import read_foreign
 from pipeline.model.published import NAMES, VARIANTS, from_published
 from pipeline.model.segmenter import ClickSegmenter
 
@@ -53,9 +53,9 @@ def new_model(model: config.Model, start: str) -> ClickSegmenter:
         _same_heads(model, info.model.heads, start)
         load_weights(fresh, whole.state_dict(), start)
         return fresh
-    content = read_torch_pickle(storage.read_bytes(start), start)
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        _fill_backbone(fresh, content["model"], VARIANTS.get((model.patch, model.dim, model.depth)), start)
+    content = read_foreign(storage.read_bytes(start), start)
+    if "patch_embed.proj.weight" in content["state_dict"]:  # an encoder's; a click model's has backbone. before it
+        _fill_backbone(fresh, content["state_dict"], VARIANTS.get((model.patch, model.dim, model.depth)), start)
         return fresh
     published = from_published(content, start)
     _same_heads(model, published.model.heads, start)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.evaluate.metrics import hold, levels, threshold
+from pipeline.options import load_json
 from pipeline.report.settings import Setting, dataset_rows, setting_name, setting_of
 
 CLICKS = (1, 3, 5)  # of IoU@k
@@ -75,7 +76,7 @@ def read_earlier(uri: str) -> Earlier:
         if not storage.exists(file):
             raise UserError(f"{uri} (--compare) is not the results folder of a finished evaluation: it has no {name}.")
     try:
-        summary = json.loads(storage.read_bytes(files["summary.json"]))
+        summary = load_json(storage.read_bytes(files["summary.json"]))
         json.dumps(summary, ensure_ascii=False).encode()  # no half surrogates: it is printed
         _check_summary(summary)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -207,6 +208,10 @@ def _notes(summary: Mapping[str, Any], earlier: Earlier) -> list[str]:
         for part in ("source", "uri"):
             if data.get(part) != known.get(part):
                 notes.append(f"The {part} of {name} is {data.get(part)} here, {known.get(part)} there.")
+    contents, others = summary.get("content", {}), earlier.summary.get("content", {})
+    for name in summary["data"]:
+        if name in others and name in contents and contents[name] != others[name]:
+            notes.append(f"The images or masks of {name} are not those of the earlier evaluation.")
     return notes
 
 

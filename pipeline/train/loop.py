@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline import config, config_io
-from pipeline.data import order, stream
+from pipeline.data import fingerprint, order, stream
 from pipeline.data.manifest import load_manifest
 from pipeline.machine import usable_cpus
 from pipeline.model.precision import forward_precision, set_float32
@@ -68,6 +68,7 @@ def train_worker(job: dict[str, Any]) -> None:
     wrapped.train()
 
     manifest = load_manifest(run.data.train)
+    fingerprint.require_same(run.out, {"data.train": fingerprint.of_shards(manifest)})  # also after a loss
     batches = stream.batches(run, manifest, state.position, rank, world, run.total_steps - state.step, job["signs"])
     meter, guard = Meter(run, device, world), Guard(run, rank, world)
     checkpoints = Checkpointer(

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import config, config_io, storage
+from pipeline.data import fingerprint
+from pipeline.data.fingerprint import Marks
+from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
+from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
+from pipeline.model.start import is_uri
+from pipeline.model.tensor_files import file_name
+from pipeline.options import load_json
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -40,23 +48,24 @@ FREE = (
 )
 
 
-def open_folder(run: config.TrainConfig, also: str = "") -> bool:
+def open_folder(run: config.TrainConfig, also: str = "", inputs: Mapping[str, Marks] | None = None) -> bool:
     """Write the resolved config into a new folder, or check that the folder holds this very run.
 
     Args:
         also: name of a file that a new folder may hold.
+        inputs: what the run is made from (`inputs_of`).
 
     Returns:
         Whether the run had been begun before.
 
     Raises:
-        UserError: the folder holds something else, or the run with other options.
+        UserError: the folder holds something else, or the run with other options or of other inputs.
     """
     uri = storage.join(run.out, CONFIG)
     begun = storage.exists(uri)
     if begun:
         try:
-            before = config_io.flatten(config_io.from_dict(config.TrainConfig, json.loads(storage.read_bytes(uri))))
+            before = config_io.flatten(config_io.from_dict(config.TrainConfig, load_json(storage.read_bytes(uri))))
         except ValueError as error:
             raise UserError(f"{uri} is not the config of a training run: {error}. Choose another --out.") from error
         now = config_io.flatten(config_io.from_dict(config.TrainConfig, config_io.masked(run)))  # as it was written
@@ -66,8 +75,48 @@ def open_folder(run: config.TrainConfig, also: str = "") -> bool:
             raise UserError(f"{run.out} holds a run with other options: {lines}. Choose another --out.")
     elif storage.exists(run.out) and [f for f in storage.list_files(run.out) if f != storage.join(run.out, also)]:
         raise UserError(f"{run.out} holds something else than a training run. Choose an empty --out.")
+    fingerprint.require_same(run.out, inputs or {})
     storage.write_bytes(uri, json.dumps(config_io.masked(run), indent=1).encode())
+    fingerprint.note(run.out, inputs or {})
     return begun
+
+
+def inputs_of(run: config.TrainConfig) -> dict[str, Marks]:
+    """Marks of what a run is made from: its data, and the weights that it starts from.
+
+    A validation set that is added later is noted then. A start that is not there any more is not needed any more.
+
+    Raises:
+        UserError: no prepared data, or a start that is no checkpoint.
+    """
+    data = {f"data.{name}": uri for name, uri in (("train", run.data.train), ("val", run.data.val)) if uri}
+    found = {name: fingerprint.of_shards(load_manifest(uri)) for name, uri in data.items()}
+    start = run.model.start
+    if start and is_uri(start) and storage.exists(start):
+        found["model.start"] = _start_marks(run, start)
+    return found
+
+
+def _start_marks(run: config.TrainConfig, start: str) -> Marks:
+    """Marks of a start: of the folder of another run those of the checkpoint that this run took, while it is there."""
+    if not storage.is_folder(start):
+        return {start.rsplit("/", 1)[-1]: fingerprint.checksum(storage.read_bytes(start))}
+    taken = fingerprint.noted(run.out).get("model.start", {})
+    if taken and storage.exists(storage.join(run.out, CHECKPOINTS)):
+        name = next(iter(taken)).partition("/")[0]
+        found = [uri for uri in (start, storage.join(start, CHECKPOINTS, name)) if uri.rsplit("/", 1)[1] == name]
+        found = [uri for uri in found if storage.exists(storage.join(uri, STATE))]
+        if not found:
+            return taken
+        return _checkpoint_marks(found[0])
+    return _checkpoint_marks(find_checkpoint(start))
+
+
+def _checkpoint_marks(uri: str) -> Marks:
+    name, state = uri.rsplit("/", 1)[1], read_state(uri)
+    files = [file_name(MODEL, index, writers_in(state)) for index in range(writers_in(state))]
+    contents = {file: fingerprint.checksum(storage.read_bytes(storage.join(uri, file))) for file in files}
+    return {f"{name}/{file}": mark for file, mark in contents.items()}
 
 
 class MetricsFile:

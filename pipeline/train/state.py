@@ -18,6 +18,7 @@ from pipeline.model.checkpoints import (
     MODEL,
     OPTIMIZER,
     STATE,
+    check_finite,
     check_fit,
     describe_file,
     read_part,
@@ -228,8 +229,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     """Inverse of `optimizer_tensors`; of cut parameters the tensors hold this worker's rows.
 
     Raises:
-        UserError: tensors of other parameters.
+        UserError: tensors of other parameters, or with NaN or infinity.
     """
+    check_finite(tensors, name)
     by_parameter: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         parameter_name, _, kind = key.rpartition("/")

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.config_io import flatten
 from pipeline.errors import UserError, did_you_mean
+from pipeline.options import load_json
 from pipeline.tune.proposals import config_of
 from pipeline.tune.spaces import Kind, Space
 from pipeline.tune.trials import Objective, Trial, from_json
@@ -63,7 +64,7 @@ def read_setting(uri: str, kind: Kind, known: Mapping[str, Any]) -> dict[str, An
         UserError: no such file, another kind of file, or an unknown name.
     """
     try:
-        content = json.loads(storage.read_bytes(uri))
+        content = load_json(storage.read_bytes(uri))
     except ValueError as error:
         raise UserError(f"{uri} (--config) is not JSON: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("values"), dict):

@@ -103,7 +103,7 @@ def check(request: SweepRequest) -> CheckedSweep:
         )
     generation = request.generation or (GUIDED if request.search == "tpe" else UNGUIDED)
     sweep = CheckedSweep(request, checked, space, objectives, first_proposals(space, request.points), generation)
-    evaluation.claim(storage.join(checked.out, IDENTITY), identity(sweep), "a sweep")
+    evaluation.claim(storage.join(checked.out, IDENTITY), identity(sweep), "a sweep", evaluation.inputs_of(checked))
     return sweep
 
 

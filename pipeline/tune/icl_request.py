@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate.request import claim
 from pipeline.model.segmenter import check_crop
 from pipeline.model.start import new_model
-from pipeline.train.run_folder import FREE
+from pipeline.train.run_folder import FREE, inputs_of
 from pipeline.tune.proposals import Proposal, config_of, first_proposals, grid
 from pipeline.tune.spaces import Space, build, icl_defaults
 from pipeline.tune.trials import Objective, objectives_of
@@ -124,7 +125,7 @@ def check(request: IclRequest) -> CheckedIcl:
         config_of(space, proposal.setting)
     objects = {name: {"objects": m.objects, "images": m.rows} for name, m in manifests.items()}
     checked = CheckedIcl(request, run, space, objectives, first, grace, objects)
-    claim(storage.join(run.out, IDENTITY), identity(checked), "a sweep")
+    claim(storage.join(run.out, IDENTITY), identity(checked), "a sweep", inputs_of(run))
     return checked
 
 
@@ -133,8 +134,8 @@ def _check_numbers(request: IclRequest) -> None:
         raise UserError("--trials and --reduction must be at least 1, --grace and --concurrent at least 0.")
     if request.search not in get_args(IclSearch):
         raise UserError(f"--search is one of {', '.join(get_args(IclSearch))}.")
-    if request.hours < 0 or request.gpu_hours < 0:
-        raise UserError("--hours and --gpu-hours are at least 0 (0: no limit).")
+    if not (0 <= request.hours < math.inf and 0 <= request.gpu_hours < math.inf):
+        raise UserError("--hours and --gpu-hours are numbers of at least 0 (0: no limit).")
     if request.gpu_hours and not request.run.train.gpu:
         raise UserError("--gpu-hours needs trials that train on GPUs (--train.gpu); --hours counts all time.")
     if request.search == "pbt" and request.trials < LEAST_POPULATION:

@@ -22,7 +22,7 @@ from pipeline.evaluate.job import Evaluation
 from pipeline.evaluate.metrics import noc
 from pipeline.evaluate.results import OBJECTS, write_table
 from pipeline.report.blocks import to_html, to_markdown
-from pipeline.report.compare import RESAMPLES, Earlier, differences, interval, read_earlier
+from pipeline.report.compare import RESAMPLES, Earlier, _notes, differences, interval, read_earlier
 from pipeline.report.compared import compared_blocks
 from pipeline.report.report import write_report
 from tests.report_example import HOSTILE, SETTINGS, objects_table, summary_of
@@ -268,3 +268,11 @@ def test_the_option_is_not_part_of_the_request(tmp_path: Path) -> None:
         earlier_of(Args(**base, compare="/nowhere"))
     with pytest.raises(UserError, match="output folder"):
         earlier_of(Args(**base, compare=f"{tmp_path}/"))
+
+
+def test_other_data_under_the_same_name_is_said() -> None:
+    summary = {"options": {}, "data": {"a": {"uri": "/x", "source": "s"}, "b": {"uri": "/y", "source": "s"}}}
+    here, there = ({**summary, "content": {"a": mark, "b": "1"}} for mark in ("1", "2"))
+    notes = _notes(here, Earlier("/e", there, OBJECTS.empty_table()))
+    assert notes == ["The images or masks of a are not those of the earlier evaluation."]
+    assert _notes(here, Earlier("/e", summary, OBJECTS.empty_table())) == []  # of a version that did not note it

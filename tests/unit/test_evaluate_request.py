@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 from pipeline.evaluate import results
 from pipeline.evaluate.item import evaluate_item
 from pipeline.evaluate.plan import CHUNK, DataSet, Place, Setting, open_dataset, plan
-from pipeline.evaluate.request import Request, cfr_of, check, default_crop, parse_data
+from pipeline.evaluate.request import Request, cfr_of, check
+from pipeline.evaluate.sources import default_crop, parse_data
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from tests.made import SIDE, rows_of_blobs, write_checkpoint, write_dataset
 
@@ -190,7 +191,7 @@ def test_bad_objects_are_set_aside_and_the_rest_merged(made: Path, tmp_path: Pat
 
 
 def test_figures_without_objects() -> None:
-    data = DataSet("none", "", "", SIDE, [], [])
+    data = DataSet("none", "", "", SIDE, [], {})
     assert results.figures(results.OBJECTS.empty_table(), data, SETTINGS[0], RULES)["objects"] == 0
 
 

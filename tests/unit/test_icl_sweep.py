@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipeline.tune.icl_request import IclRequest, check
 from pipeline.tune.proposals import Proposal, config_of, mutate, point_of, setting_of
 from pipeline.tune.spaces import build, icl_defaults
 from pipeline.tune.trials import Trial, at_common_step
-from tests.made import rows_of_blobs, write_dataset
+from tests.made import rows_of_blobs, small_config, write_checkpoint, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,27 @@ def test_a_checked_sweep_begins_with_the_recipe_and_continues_only_as_itself(sha
     ):
         with pytest.raises(UserError, match=rf"holds a sweep with another .*{named}"):
             check(dataclasses.replace(request, **changes))
+
+
+def test_a_sweep_is_bound_to_its_data_and_start(shards: str, tmp_path: Path) -> None:
+    data = str(shutil.copytree(shards, tmp_path / "data"))
+    start = write_checkpoint(tmp_path / "start" / "checkpoints" / "step_00000001")
+    run = dataclasses.replace(small(data, tmp_path / "out"), model=small_config().model)
+    run = replace(run, **{"model.start": start})
+    request = IclRequest(run=run, trials=8)
+    check(request)
+    check(request)
+    shutil.rmtree(start)
+    write_checkpoint(Path(start), seed=1)
+    with pytest.raises(UserError, match=r"model\.start: 1 file differs"):
+        check(request)
+    shutil.rmtree(start)
+    write_checkpoint(Path(start))
+    check(request)
+    shutil.rmtree(data)
+    write_dataset(Path(data), rows_of_blobs(8, seed=9))
+    with pytest.raises(UserError, match=r"data\.(train|val): 1 file differs"):
+        check(request)
 
 
 def test_the_folder_gives_back_what_was_kept(tmp_path: Path) -> None:

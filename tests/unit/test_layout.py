@@ -16,7 +16,7 @@ MAX_LINES = 300
 # Lower layers first; a name stands for everything below it that is not named itself.
 LAYERS = [
     [
-        *("pipeline.config", "pipeline.config_io", "pipeline.credentials", "pipeline.errors"),
+        *("pipeline.config", "pipeline.config_io", "pipeline.credentials", "pipeline.errors", "pipeline.options"),
         *(
             "pipeline.cluster",
             "pipeline.s3",

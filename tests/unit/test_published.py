@@ -13,7 +13,7 @@ import torch
 from jobs import export_checkpoint, import_checkpoint
 from pipeline import config, config_io
 from pipeline.errors import UserError
-from pipeline.evaluate.request import default_crop
+from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, find_checkpoint, load_model, read_unused
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.published import from_published, our_name, published_name, to_published, unused_shapes

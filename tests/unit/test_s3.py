@@ -12,6 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline import s3, s3_client, storage
+from pipeline.data import fingerprint
 from pipeline.errors import StorageUnavailable, UserError
 from tests.faulty_s3 import WRITING, FaultyS3
 
@@ -96,6 +97,19 @@ def test_markers_that_other_tools_leave(proxy: FaultyS3) -> None:
     assert storage.list_folders("s3://bkt/run") == []
     storage.remove("s3://bkt/run")
     assert not storage.exists("s3://bkt/run")
+
+
+def test_a_changed_byte_looks_different(proxy: FaultyS3) -> None:
+    for name in ("raw/images/a.png", "raw/masks/a b.png"):
+        storage.write_bytes(f"s3://bkt/looks/{name}", b"12345")
+    before = storage.looks("s3://bkt/looks/raw")
+    assert sorted(before) == ["images/a.png", "masks/a b.png"]
+    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12345")
+    assert storage.looks("s3://bkt/looks/raw/") == before  # written anew, the same content
+    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12344")
+    assert fingerprint.differing(before, storage.looks("s3://bkt/looks/raw")) == ["images/a.png"]
+    marks = {name: fingerprint.checksum(b"12345") for name in before}
+    assert fingerprint.changed_files("s3://bkt/looks/raw", marks, before) == ["images/a.png"]
 
 
 def test_more_files_than_one_page_of_the_store(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:

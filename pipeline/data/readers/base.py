@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from pipeline import storage
+from pipeline.data import fingerprint
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError
 
@@ -84,8 +85,11 @@ def fetch(folder: str, name: str, what: str = "image") -> bytes:
     """
     uri = storage.join(folder, checked(name))
     try:
-        return storage.read_bytes(uri)
+        data = storage.read_bytes(uri)
+        fingerprint.saw(uri, data)
+        return data
     except UserError as error:
+        fingerprint.saw(uri, None)
         raise BadRow(f"{what} is missing", str(error)) from error
 
 
