@@ -10,14 +10,16 @@ from __future__ import annotations
 import io
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.s3_errors import ABSENT, DENIED, NO_BUCKET, REGION, Absent, explain
+from pipeline.s3_errors import ABSENT, DENIED, NO_BUCKET, REGION, Absent, Changed, Unsupported, explain
 
 T = TypeVar("T")
 
@@ -105,7 +107,7 @@ def endpoint_and_region() -> tuple[str | None, str | None]:
 def _try(uri: str, done: str, call: Callable[[], T]) -> T:
     try:
         return call()
-    except (Absent, UserError, StorageUnavailable):
+    except (Absent, Changed, Unsupported, UserError, StorageUnavailable):
         raise
     except Exception as error:
         explain(error, uri, done)
@@ -121,9 +123,12 @@ def _body(uri: str, request: Callable[[], dict[str, Any]]) -> tuple[dict[str, An
     for attempt in range(1, BODY_ATTEMPTS):
         try:
             return _try(uri, "read", once)
-        except StorageUnavailable:
+        except (StorageUnavailable, Changed):
             time.sleep(min(LONGEST_PAUSE, 0.25 * 2**attempt) * (0.5 + random.random() / 2))
-    return _try(uri, "read", once)
+    try:
+        return _try(uri, "read", once)
+    except Changed as error:
+        raise StorageUnavailable(f"{uri} cannot be read: it is replaced again and again.") from error
 
 
 def read(path: str) -> bytes:
@@ -182,6 +187,69 @@ def write(path: str, data: bytes) -> None:
         return
     parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=THREADS)
     _try(f"s3://{path}", "written", lambda: s3.upload_fileobj(io.BytesIO(data), bucket, key, Config=parts))
+
+
+def create(path: str, data: bytes) -> bool:
+    """Publish an object where there is none (If-None-Match). False: there is one already; it stays.
+
+    Only true where `conditional` is; a store that ignores the condition overwrites, one that does not know it refuses.
+    """
+    return _write_if(path, data, IfNoneMatch="*")
+
+
+def replace(path: str, data: bytes, version: str) -> bool:
+    """Publish an object in place of just this version (If-Match). False: it is another one by now, or gone."""
+    return _write_if(path, data, IfMatch=version)
+
+
+def _write_if(path: str, data: bytes, **condition: str) -> bool:
+    bucket, key = split(path)
+    s3 = client(bucket)
+    try:
+        _try(f"s3://{path}", "written", lambda: s3.put_object(Bucket=bucket, Key=key, Body=data, **condition))
+        return True
+    except Absent:  # no object to match
+        return False
+    except Changed:
+        # The answer to a write that was done may have been lost, and its repetition then finds our own object.
+        try:
+            return read(path) == data
+        except Absent:
+            return False
+
+
+def version(path: str) -> str | None:
+    """What changes with every write (the ETag); None when there is no object."""
+    bucket, key = split(path)
+    s3 = client(bucket)
+    try:
+        return str(_try(f"s3://{path}", "read", lambda: s3.head_object(Bucket=bucket, Key=key))["ETag"])
+    except Absent:
+        return None
+
+
+@lru_cache(maxsize=64)
+def conditional(path: str) -> bool:
+    """Whether the store honours conditions on writing, found by trying with an object of our own below `path`.
+
+    AWS and MinIO do since 2024; others ignore the header in silence, or refuse it.
+    """
+    probe = f"{path.rstrip('/')}/.conditional-{uuid.uuid4().hex}"
+    bucket, key = split(probe)
+    s3 = client(bucket)
+    put = partial(s3.put_object, Bucket=bucket, Key=key, IfNoneMatch="*")
+    try:
+        with suppress(Changed):  # the repetition of a write whose answer was lost
+            _try(f"s3://{probe}", "written", partial(put, Body=b"1"))
+        try:
+            _try(f"s3://{probe}", "written", partial(put, Body=b"2"))
+        except Changed:
+            return True
+        return False
+    except Unsupported:
+        return False
+    finally:
+        _try(f"s3://{probe}", "deleted", lambda: s3.delete_object(Bucket=bucket, Key=key))
 
 
 def size(path: str) -> int | None:

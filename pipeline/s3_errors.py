@@ -24,9 +24,11 @@ TRANSIENT = {
     "TooManyRequestsException",
     "SlowDown",
     "429",
-    "412",
+    "OperationAborted",
+    "ConditionalRequestConflict",  # two conditional writes at once
 }
-TRANSIENT |= {"PreconditionFailed", "RequestTimeTooSkewed", "OperationAborted"}  # replaced while it was read; clocks
+CHANGED = {"PreconditionFailed", "412"}
+UNSUPPORTED = {"NotImplemented", "501"}
 REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"}
 
 
@@ -34,11 +36,19 @@ class Absent(Exception):
     """There is no such key (the bucket exists)."""
 
 
+class Changed(Exception):
+    """The condition of a request does not hold: the object is there already, or another version of it."""
+
+
+class Unsupported(Exception):
+    """The store does not know what the request asks for."""
+
+
 def explain(error: Exception, uri: str, done: str, bucket_only: bool = False) -> NoReturn:
     """Raise what an error of boto3 means.
 
     Raises:
-        Absent, UserError, StorageUnavailable; anything else as it is.
+        Absent, Changed, Unsupported, UserError, StorageUnavailable; anything else as it is.
     """
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as boto
@@ -53,6 +63,10 @@ def explain(error: Exception, uri: str, done: str, bucket_only: bool = False) ->
             raise UserError(f"There is no bucket {'/'.join(uri.split('/')[:3])}.") from error
         if code in ABSENT:
             raise Absent(uri) from error
+        if code in CHANGED or status == 412:
+            raise Changed(uri) from error
+        if code in UNSUPPORTED:
+            raise Unsupported(f"{uri} cannot be {done}: the store does not know this request.") from error
         if code in KEYS:
             raise UserError(
                 f"{uri} cannot be {done}: the AWS credentials are not valid ({code}). Renew them."

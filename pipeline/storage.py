@@ -7,6 +7,7 @@ file or bucket, no right to it, a full disk) and `StorageUnavailable` when the s
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections import deque
@@ -28,6 +29,7 @@ V = TypeVar("V")
 
 SCHEMES = ("s3", "gs", "file")
 GS_PATIENCE = timedelta(seconds=90)  # of one request, retries included
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 AT_ONCE = 16  # requests of `map_parallel` on their way
 
 
@@ -181,15 +183,94 @@ def write_bytes(uri: str, data: bytes) -> None:
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(partial, data)
         os.replace(partial, path)
     except OSError as error:
         if os.path.exists(partial):
             os.unlink(partial)
         _fail(error, uri, "written")
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a file whole where there is none. False: there is one already, and it stays.
+
+    Of several that try at once exactly one gets True, where `conditional(uri)`; elsewhere it is looked at first and
+    then written, and two at the same moment may both get True: the caller has to look again.
+    """
+    if _on_s3(uri) and s3.conditional(_parent(uri)):
+        return s3.create(_path(uri), data)
+    if is_remote(uri):
+        if exists(uri):
+            return False
+        write_bytes(uri, data)
+        return True
+    path = _path(uri)
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            _write_synced(partial, data)
+            os.link(partial, path)  # whole at once, and refused when there is one
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            _write_synced(path, data, mode="xb")
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        _fail(error, uri, "written")
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+
+
+def replace(uri: str, data: bytes, version: str) -> bool:
+    """Write a file in place of just that `version`. False: it is another one by now, or gone.
+
+    Exact where `conditional(uri)` on S3; elsewhere it is looked at first, and between look and write there is a gap
+    (on a local disk a file lock closes it).
+    """
+    if _on_s3(uri) and s3.conditional(_parent(uri)):
+        return s3.replace(_path(uri), data, version)
+    if read_version(uri) != version:
+        return False
+    write_bytes(uri, data)
+    return True
+
+
+def conditional(uri: str) -> bool:
+    """Whether `create` is exact there: local disks and the S3 stores that know conditional writes (tried once)."""
+    return s3.conditional(_parent(uri)) if _on_s3(uri) else not is_remote(uri)
+
+
+def read_version(uri: str) -> str | None:
+    """What differs after every `write_bytes` of a file; None when there is no file."""
+    if _on_s3(uri):
+        return s3.version(_path(uri))
+    if is_remote(uri):
+        info = _info(uri)
+        return f"{info.mtime_ns}-{info.size}" if info.type == pafs.FileType.File else None
+    try:
+        found = os.stat(_path(uri))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _fail(error, uri, "read")
+    return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
+
+def _parent(uri: str) -> str:
+    return _path(uri).rpartition("/")[0]
+
+
+def _write_synced(path: str, data: bytes, mode: str = "wb") -> None:
+    with open(path, mode) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _below(uri: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:

@@ -22,6 +22,8 @@ class FaultyS3:
         slow_down_every: every n-th request is answered 503 SlowDown; 0: none.
         cut_every: the body of every n-th GET with a body ends in the middle and the connection with it; 0: none.
         refuse: decides, by method and path, which requests are answered 403 AccessDenied.
+        answer: decides, by request and body, which are answered (status, code) instead; None: as usual.
+        drop_headers: names (lower case) of headers that the store does not know.
         down: connections are closed without an answer.
         counts: requests by method, and "503", "cut", "403" for what was done to them.
     """
@@ -29,6 +31,8 @@ class FaultyS3:
     def __init__(self, target: str) -> None:
         self.slow_down_every = self.cut_every = 0
         self.refuse: Callable[[str, str], bool] = lambda method, path: False
+        self.answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, str] | None] = lambda request, body: None
+        self.drop_headers: set[str] = set()
         self.down = False
         self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -67,6 +71,8 @@ class FaultyS3:
         """All switches off; the counts stay."""
         self.slow_down_every = self.cut_every = 0
         self.refuse = lambda method, path: False
+        self.answer = lambda request, body: None
+        self.drop_headers = set()
         self.down = False
 
     def _turn(self, every: int, counter: str) -> bool:
@@ -87,9 +93,13 @@ class FaultyS3:
             self.counts["403"] += 1
             self._error(request, 403, "AccessDenied", "Access Denied")
             return
+        if answered := self.answer(request, body):
+            self.counts[answered[1]] += 1
+            self._error(request, *answered, "refused on request")
+            return
         upstream = http.client.HTTPConnection(*self._target, timeout=60)
         try:
-            headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
+            headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP | self.drop_headers}
             upstream.request(request.command, request.path, body or None, headers)
             answer = upstream.getresponse()
             data = answer.read()

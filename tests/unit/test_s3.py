@@ -29,7 +29,7 @@ def server() -> Iterator[str]:
 
 
 def forget() -> None:
-    for cached in (s3._client, s3.client, storage._arrow):
+    for cached in (s3._client, s3.client, s3.conditional, storage._arrow):
         cached.cache_clear()
 
 
@@ -152,6 +152,35 @@ def test_an_upload_that_fails_publishes_nothing(proxy: FaultyS3, small_parts: in
     proxy.heal()
     assert storage.read_bytes("s3://bkt/kept") == b"old"
     assert "Uploads" not in s3.client("bkt").list_multipart_uploads(Bucket="bkt")
+
+
+def test_create_and_replace(proxy: FaultyS3) -> None:
+    uri = "s3://bkt/lease/owner"
+    assert storage.conditional(uri) and storage.read_version(uri) is None
+    assert storage.create(uri, b"one") and not storage.create(uri, b"two")
+    first = storage.read_version(uri)
+    assert first is not None and storage.replace(uri, b"three", first)
+    assert not storage.replace(uri, b"four", first)
+    assert storage.read_bytes(uri) == b"three" and storage.list_files("s3://bkt/lease") == [uri]
+    storage.remove(uri)
+    assert not storage.replace(uri, b"five", first)
+
+
+def test_exactly_one_creates(proxy: FaultyS3) -> None:
+    made = list(storage.map_parallel(lambda i: storage.create("s3://bkt/race/x", b"%d" % i), range(12)))
+    assert sum(made) == 1 and storage.read_bytes("s3://bkt/race/x") == b"%d" % made.index(True)
+
+
+@pytest.mark.parametrize("answer", ["ignored", "refused"])
+def test_a_store_without_conditions_is_found_out(proxy: FaultyS3, answer: str) -> None:
+    if answer == "ignored":
+        proxy.drop_headers = {"if-none-match", "if-match"}
+    else:
+        proxy.answer = lambda request, body: (501, "NotImplemented") if request.headers.get("If-None-Match") else None
+    assert not storage.conditional(f"s3://bkt/{answer}/owner")
+    assert storage.create(f"s3://bkt/{answer}/owner", b"1") and not storage.create(f"s3://bkt/{answer}/owner", b"2")
+    assert storage.read_bytes(f"s3://bkt/{answer}/owner") == b"1"
+    assert storage.list_files(f"s3://bkt/{answer}") == [f"s3://bkt/{answer}/owner"]
 
 
 def test_reading_only(proxy: FaultyS3) -> None:

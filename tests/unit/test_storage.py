@@ -57,3 +57,19 @@ def test_uris_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: p
     assert storage.absolute("x") == str(tmp_path / "x")
     assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
     assert storage.join("s3://bucket/x", "/y/", "z") == "s3://bucket/x/y/z"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_exactly_one_creates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*paths: str) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    uri = str(tmp_path / "new" / "owner")
+    made = list(storage.map_parallel(lambda i: storage.create(uri, b"%d" % i), range(12)))
+    assert sum(made) == 1 and storage.read_bytes(uri) == b"%d" % made.index(True)
+    assert storage.conditional(uri) and storage.list_files(str(tmp_path)) == [uri]
+    first = storage.read_version(uri)
+    assert first and storage.replace(uri, b"next", first) and not storage.replace(uri, b"late", first)
+    assert storage.read_bytes(uri) == b"next" and storage.read_version(uri + "x") is None
