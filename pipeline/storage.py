@@ -1,15 +1,14 @@
 """One way to open local paths and s3:// and gs:// URIs.
 
-s3:// goes through boto3 (`pipeline.s3`), the rest through `pyarrow.fs`; credentials and endpoints come from the
+s3:// goes through boto3 (`pipeline.s3`), gs:// through `pyarrow.fs`; credentials and endpoints come from the
 ordinary environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
 file or bucket, no right to it, a full disk) and `StorageUnavailable` when the store does not answer after all retries.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import uuid
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,21 +20,23 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline import s3
+from pipeline import local_files, s3, s3_conditions
 from pipeline.errors import StorageUnavailable, UserError
+from pipeline.local_files import printable
+from pipeline.s3_files import S3Files
 
 T = TypeVar("T")
 V = TypeVar("V")
 
-SCHEMES = ("s3", "gs", "file")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 GS_PATIENCE = timedelta(seconds=90)  # of one request, retries included
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 AT_ONCE = 16  # requests of `map_parallel` on their way
 
 
 def scheme_of(uri: str) -> str:
-    """'s3', 'gs', ... or '' for a local path."""
-    return uri.split("://", 1)[0] if "://" in uri else ""
+    """'s3', 'gs', ... or '' for a local path, which may hold "://" further on."""
+    found = SCHEME.match(uri)
+    return found[1].lower() if found else ""
 
 
 def is_remote(uri: str) -> bool:
@@ -45,7 +46,7 @@ def is_remote(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """The URI in a form that does not depend on the working folder."""
-    return uri.rstrip("/") if scheme_of(uri) else os.path.abspath(os.path.expanduser(uri))
+    return uri.rstrip("/") if is_remote(uri) else _path(uri)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -59,27 +60,30 @@ def _arrow(scheme: str, bucket: str) -> pafs.FileSystem:
     if scheme == "gs":
         return pafs.GcsFileSystem(retry_time_limit=GS_PATIENCE)
     if scheme == "s3":
-        s3.client(bucket)  # complains in seconds where arrow's retries would take a minute
-        endpoint, region = s3.endpoint_and_region()
-        # No credentials: given as arguments they would be readable in every pickle of this object.
-        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=s3.ATTEMPTS)
-        return pafs.S3FileSystem(retry_strategy=retries, endpoint_override=endpoint, region=region)
+        s3.client(bucket)  # complains in seconds, before an engine starts
+        return pafs.PyFileSystem(S3Files())
     raise UserError(f"{scheme}:// is not a kind of storage we know; use a local path, s3:// or gs://.")
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """A pyarrow file system for a URI and the path inside it: for engines that want one; our own code does not."""
     path = _path(uri)
-    return _arrow(scheme_of(uri), path.split("/", 1)[0]), path
+    if printable(path) != path:
+        raise UserError(f"{printable(path)} cannot be used: the engine needs a path that is UTF-8. Rename the folder.")
+    scheme = scheme_of(uri)
+    return _arrow(scheme, path.split("/", 1)[0] if is_remote(uri) else ""), path
 
 
 def _path(uri: str) -> str:
-    return uri.split("://", 1)[1] if scheme_of(uri) else os.path.abspath(os.path.expanduser(uri))
+    if is_remote(uri):
+        return uri.split("://", 1)[1]
+    return _call(uri, "used", lambda: local_files.path_of(uri))
 
 
 def _fail(error: Exception, uri: str, done: str) -> NoReturn:
     """What an error of pyarrow or the operating system means."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    uri = printable(uri)
     if isinstance(error, FileNotFoundError):
         raise UserError(f"There is no file {uri}.") from error
     denied = isinstance(error, PermissionError) or any(w in text for w in ("PERMISSION_DENIED", "UNAUTHENTICATED"))
@@ -99,6 +103,14 @@ def _on_s3(uri: str) -> bool:
     return scheme_of(uri) == "s3"
 
 
+def _kind(uri: str) -> str:
+    """'file', 'folder', 'other' or '' for nothing, of what is not on S3."""
+    if is_remote(uri):
+        kinds = {pafs.FileType.NotFound: "", pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}
+        return kinds.get(_info(uri).type, "other")
+    return _call(uri, "reached", lambda: local_files.kind(_path(uri)))
+
+
 def _info(uri: str) -> pafs.FileInfo:
     fs, path = arrow_filesystem(uri)
     return _call(uri, "reached", lambda: fs.get_file_info(path))
@@ -108,24 +120,26 @@ def exists(uri: str) -> bool:
     """Whether there is a file or a folder (on object storage: anything below it)."""
     if _on_s3(uri):
         return s3.size(_path(uri)) is not None or is_folder(uri)
-    return _info(uri).type != pafs.FileType.NotFound
+    return bool(_kind(uri))
 
 
 def is_folder(uri: str) -> bool:
     if _on_s3(uri):
         return s3.is_folder(_path(uri))
-    return _info(uri).type == pafs.FileType.Directory
+    return _kind(uri) == "folder"
 
 
 def size_of(uri: str) -> int:
     """Bytes of a file; UserError when there is none."""
     if _on_s3(uri):
         size = s3.size(_path(uri))
-    else:
+    elif is_remote(uri):
         info = _info(uri)
         size = info.size if info.type == pafs.FileType.File else None
+    else:
+        size = _call(uri, "read", lambda: os.path.getsize(_path(uri))) if _kind(uri) == "file" else None
     if size is None:
-        raise UserError(f"There is no file {uri}.")
+        raise UserError(f"There is no file {printable(uri)}.")
     return size
 
 
@@ -140,6 +154,8 @@ def read_bytes(uri: str) -> bytes:
             return s3.read(_path(uri))
         except s3.Absent as error:
             raise UserError(f"There is no file {uri}.") from error
+    if not is_remote(uri):
+        return _call(uri, "read", lambda: local_files.read(_path(uri)))
     fs, path = arrow_filesystem(uri)
 
     def read() -> bytes:
@@ -160,6 +176,8 @@ def open_file(uri: str, size: int | None = None) -> AbstractContextManager[Any]:
             return pa.PythonFile(s3.ObjectFile(_path(uri), size), mode="r")
         except s3.Absent as error:
             raise UserError(f"There is no file {uri}.") from error
+    if not is_remote(uri):
+        return _call(uri, "read", lambda: local_files.open_file(_path(uri)))
     fs, path = arrow_filesystem(uri)
     return _call(uri, "read", lambda: fs.open_input_file(path))
 
@@ -169,26 +187,13 @@ def write_bytes(uri: str, data: bytes) -> None:
     if _on_s3(uri):
         s3.write(_path(uri), data)
         return
-    fs, path = arrow_filesystem(uri)
-    if is_remote(uri):
-
-        def send() -> None:
-            # One write and then close: a failed write leaves the upload unfinished, and nothing is published.
-            stream = fs.open_output_stream(path, compression=None)
-            stream.write(data)
-            stream.close()
-
-        _call(uri, "written", send)
+    if not is_remote(uri):
+        _call(uri, "written", lambda: local_files.write(_path(uri), data))
         return
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        _write_synced(partial, data)
-        os.replace(partial, path)
-    except OSError as error:
-        if os.path.exists(partial):
-            os.unlink(partial)
-        _fail(error, uri, "written")
+    fs, path = arrow_filesystem(uri)
+    # One write and then close: a failed write leaves the upload unfinished, and nothing is published.
+    stream = _call(uri, "written", lambda: fs.open_output_stream(path, compression=None))
+    _call(uri, "written", lambda: (stream.write(data), stream.close()))
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -197,95 +202,59 @@ def create(uri: str, data: bytes) -> bool:
     Of several that try at once exactly one gets True, where `conditional(uri)`; elsewhere it is looked at first and
     then written, and two at the same moment may both get True: the caller has to look again.
     """
-    if _on_s3(uri) and s3.conditional(_parent(uri)):
-        return s3.create(_path(uri), data)
+    if _on_s3(uri) and s3_conditions.conditional(_path(uri).rpartition("/")[0]):
+        return s3_conditions.create(_path(uri), data)
     if is_remote(uri):
-        if exists(uri):
-            return False
-        write_bytes(uri, data)
-        return True
-    path = _path(uri)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            _write_synced(partial, data)
-            os.link(partial, path)  # whole at once, and refused when there is one
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            _write_synced(path, data, mode="xb")
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        _fail(error, uri, "written")
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
+        absent = not exists(uri)
+        if absent:
+            write_bytes(uri, data)
+        return absent
+    return _call(uri, "written", lambda: local_files.create(_path(uri), data))
 
 
 def replace(uri: str, data: bytes, version: str) -> bool:
     """Write a file in place of just that `version`. False: it is another one by now, or gone.
 
-    Exact where `conditional(uri)` on S3; elsewhere it is looked at first, and between look and write there is a gap
-    (on a local disk a file lock closes it).
+    Exact where `conditional(uri)` on S3; elsewhere there is a gap between look and write (a file lock closes it).
     """
-    if _on_s3(uri) and s3.conditional(_parent(uri)):
-        return s3.replace(_path(uri), data, version)
-    if read_version(uri) != version:
-        return False
-    write_bytes(uri, data)
-    return True
+    if _on_s3(uri) and s3_conditions.conditional(_path(uri).rpartition("/")[0]):
+        return s3_conditions.replace(_path(uri), data, version)
+    same = read_version(uri) == version
+    if same:
+        write_bytes(uri, data)
+    return same
 
 
 def conditional(uri: str) -> bool:
     """Whether `create` is exact there: local disks and the S3 stores that know conditional writes (tried once)."""
-    return s3.conditional(_parent(uri)) if _on_s3(uri) else not is_remote(uri)
+    return s3_conditions.conditional(_path(uri).rpartition("/")[0]) if _on_s3(uri) else not is_remote(uri)
 
 
 def read_version(uri: str) -> str | None:
     """What differs after every `write_bytes` of a file; None when there is no file."""
     if _on_s3(uri):
-        return s3.version(_path(uri))
+        return s3_conditions.version(_path(uri))
     if is_remote(uri):
         info = _info(uri)
         return f"{info.mtime_ns}-{info.size}" if info.type == pafs.FileType.File else None
-    try:
-        found = os.stat(_path(uri))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _fail(error, uri, "read")
-    return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
-
-
-def _parent(uri: str) -> str:
-    return _path(uri).rpartition("/")[0]
-
-
-def _write_synced(path: str, data: bytes, mode: str = "wb") -> None:
-    with open(path, mode) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    return _call(uri, "read", lambda: local_files.version(_path(uri)))
 
 
 def _below(uri: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:
     """(URI, bytes, is a folder) of what lies below a folder; an absent folder has nothing."""
-    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
     if _on_s3(uri):
         bucket = s3.split(_path(uri))[0]
         for entry in s3.entries(_path(uri), recursive):
             yield f"s3://{bucket}/{entry.key}", entry.size, entry.folder
         return
+    if not is_remote(uri):
+        yield from _call(uri, "listed", lambda: list(local_files.below(_path(uri), recursive)))
+        return
     fs, path = arrow_filesystem(uri)
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
     for info in _call(uri, "listed", lambda: fs.get_file_info(selector)):
         if info.type != pafs.FileType.NotFound:
-            yield prefix + info.path, info.size or 0, info.type == pafs.FileType.Directory
+            yield f"{scheme_of(uri)}://{info.path}", info.size or 0, info.type == pafs.FileType.Directory
 
 
 def file_sizes(uri: str, suffix: str = "", recursive: bool = False) -> dict[str, int]:
@@ -309,11 +278,14 @@ def remove(uri: str) -> None:
     if _on_s3(uri):
         s3.delete(_path(uri))
         return
+    if not is_remote(uri):
+        _call(uri, "deleted", lambda: local_files.remove(_path(uri)))
+        return
     fs, path = arrow_filesystem(uri)
-    kind = _info(uri).type
-    if kind == pafs.FileType.Directory:
+    kind = _kind(uri)
+    if kind == "folder":
         _call(uri, "deleted", lambda: fs.delete_dir(path))
-    elif kind == pafs.FileType.File:
+    elif kind == "file":
         _call(uri, "deleted", lambda: fs.delete_file(path))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import s3, storage
+from pipeline import s3_client, storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.evaluate.results import read_table
 from tests.faulty_s3 import FaultyS3
@@ -58,7 +58,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 
 
 def forget_clients() -> None:
-    for cached in (s3._client, s3.client, storage._arrow):
+    for cached in (s3_client.connect, s3_client.client, storage._arrow):
         cached.cache_clear()
 
 

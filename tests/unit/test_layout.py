@@ -17,7 +17,8 @@ MAX_LINES = 300
 LAYERS = [
     [
         *("pipeline.config", "pipeline.config_io", "pipeline.credentials", "pipeline.errors"),
-        *("pipeline.cluster", "pipeline.s3", "pipeline.s3_errors", "pipeline.storage", "pipeline.runtime"),
+        *("pipeline.cluster", "pipeline.local_files", "pipeline.s3", "pipeline.s3_client", "pipeline.s3_conditions"),
+        *("pipeline.s3_errors", "pipeline.s3_files", "pipeline.storage", "pipeline.runtime"),
     ],
     ["pipeline.data.schema", "pipeline.data.masks", "pipeline.data.order", "pipeline.data.images", "pipeline.clicks"],
     ["pipeline.augment"],
