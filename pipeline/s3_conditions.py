@@ -24,7 +24,10 @@ def create(path: str, data: bytes) -> bool:
 
 def replace(path: str, data: bytes, version: str) -> bool:
     """Publish an object in place of just this version (If-Match). False: it is another one by now, or gone."""
-    return _write_if(path, data, IfMatch=version)
+    if _write_if(path, data, IfMatch=version):
+        return True
+    # Some stores (Ceph before 17) compare with the quotes that they themselves put around an ETag.
+    return current(path) == version and _write_if(path, data, IfMatch=version.strip('"'))
 
 
 def _write_if(path: str, data: bytes, **condition: str) -> bool:
@@ -43,7 +46,7 @@ def _write_if(path: str, data: bytes, **condition: str) -> bool:
             return False
 
 
-def version(path: str) -> str | None:
+def current(path: str) -> str | None:
     """What changes with every write (the ETag); None when there is no object."""
     bucket, key = split(path)
     s3 = client(bucket)

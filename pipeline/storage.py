@@ -1,7 +1,7 @@
 """One way to open local paths and s3:// and gs:// URIs.
 
-s3:// goes through boto3 (`pipeline.s3`), gs:// through `pyarrow.fs`; credentials and endpoints come from the
-ordinary environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
+s3:// goes through boto3 (`pipeline.s3`), gs:// through `pyarrow.fs`; credentials and endpoints come from the ordinary
+environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
 file or bucket, no right to it, a full disk) and `StorageUnavailable` when the store does not answer after all retries.
 """
 
@@ -233,7 +233,7 @@ def conditional(uri: str) -> bool:
 def read_version(uri: str) -> str | None:
     """What differs after every `write_bytes` of a file; None when there is no file."""
     if _on_s3(uri):
-        return s3_conditions.version(_path(uri))
+        return s3_conditions.current(_path(uri))
     if is_remote(uri):
         info = _info(uri)
         return f"{info.mtime_ns}-{info.size}" if info.type == pafs.FileType.File else None
@@ -259,8 +259,7 @@ def _below(uri: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:
 
 def file_sizes(uri: str, suffix: str = "", recursive: bool = False) -> dict[str, int]:
     """Bytes of the files below a folder by URI, sorted; an absent folder has none."""
-    found = ((name, size) for name, size, folder in _below(uri, recursive) if not folder and name.endswith(suffix))
-    return dict(sorted(found))
+    return dict(sorted((n, size) for n, size, folder in _below(uri, recursive) if not folder and n.endswith(suffix)))
 
 
 def list_files(uri: str, suffix: str = "", recursive: bool = True) -> list[str]:

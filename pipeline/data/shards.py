@@ -10,7 +10,7 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo
 from pipeline.data.readers.base import Reader, Skipped
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
+from pipeline.local_files import printable
 
 TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
 TWICE = "image_id occurs twice"
@@ -173,7 +174,8 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
     for item in map(pickle.loads, pickle.loads(batch["items"][0])):
         aside: list[BadRow] = []
         try:
-            rows.append(job.reader.read(item, aside))
+            row = job.reader.read(item, aside)
+            rows.append(replace(row, image_id=printable(row.image_id)))
         except Skipped as skip:
             skipped[skip.reason] += 1
         except BadRow as bad:
@@ -212,8 +214,8 @@ def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:
 
 
 def _reject(reader: Reader, item: Any, bad: BadRow) -> dict[str, str]:
-    name, path = reader.name_of(item), reader.path_of(item)
-    return {"image_id": name, "reason": bad.reason, "detail": bad.detail, "path": path}
+    texts = {"image_id": reader.name_of(item), "reason": bad.reason, "detail": bad.detail, "path": reader.path_of(item)}
+    return {name: printable(text) for name, text in texts.items()}
 
 
 def _bad_images(result: dict[str, Any]) -> int:
@@ -229,10 +231,11 @@ def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[
     seen: set[str] = set()
     good, doubles = [], []
     for item in items:
-        if reader.name_of(item) in seen:
+        name = printable(reader.name_of(item))  # of a file name that is no UTF-8, as Parquet and MLflow take it
+        if name in seen:
             doubles.append(_reject(reader, item, BadRow(TWICE)))
         else:
-            seen.add(reader.name_of(item))
+            seen.add(name)
             good.append(item)
     return good, doubles
 
