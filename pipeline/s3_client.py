@@ -21,6 +21,21 @@ CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA
 CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 
 
+@lru_cache(maxsize=1)
+def _session() -> Any:
+    """Credentials and profile, which all clients of a process share: asked for once, and renewed when they expire."""
+    import boto3
+
+    # boto3 itself reads AWS_DEFAULT_REGION alone; all other AWS tools read AWS_REGION first.
+    return boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+
+
+def forget() -> None:
+    """Take the settings anew: for tests, and whoever changes them while a process runs."""
+    for cached in (_session, connect, client):
+        cached.cache_clear()
+
+
 @lru_cache(maxsize=2)
 def connect(attempts: int) -> Any:
     """A client that tries each request `attempts` times.
@@ -28,7 +43,6 @@ def connect(attempts: int) -> Any:
     Raises:
         UserError: settings that boto3 cannot use.
     """
-    import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
@@ -39,8 +53,7 @@ def connect(attempts: int) -> Any:
         max_pool_connections=CONNECTIONS,
     )
     try:
-        # boto3 itself reads AWS_DEFAULT_REGION alone; all other AWS tools read AWS_REGION first.
-        session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+        session = _session()
         profile = session._session.get_scoped_config()
         options: dict[str, Any] = {"verify": _certificates(profile.get("ca_bundle"))}
         client = session.client("s3", config=config, **options)

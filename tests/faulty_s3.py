@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
@@ -22,16 +25,23 @@ class FaultyS3:
         slow_down_every: every n-th request is answered 503 SlowDown; 0: none.
         cut_every: the body of every n-th GET with a body ends in the middle and the connection with it; 0: none.
         refuse: decides, by method and path, which requests are answered 403 AccessDenied.
-        answer: decides, by request and body, which are answered (status, code) instead; None: as usual.
+        answer: decides, by request and body, which are answered (status, code[, message]) instead; None: as usual.
+        replies: bodies of some paths, answered with 200.
         drop_headers: names (lower case) of headers that the store does not know.
         down: connections are closed without an answer.
         counts: requests by method, and "503", "cut", "403" for what was done to them.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, prefix: str = "", certificate: tuple[Path, Path] | None = None) -> None:
+        """Args:
+        prefix: path below which the store is, as behind a gateway; above it everything is 404.
+        certificate: files of a certificate and its key: https.
+        """
+        self.prefix = prefix
+        self.replies: dict[str, bytes] = {}
         self.slow_down_every = self.cut_every = 0
         self.refuse: Callable[[str, str], bool] = lambda method, path: False
-        self.answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, str] | None] = lambda request, body: None
+        self.answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[Any, ...] | None] = lambda request, body: None
         self.drop_headers: set[str] = set()
         self.down = False
         self.counts: Counter[str] = Counter()
@@ -60,7 +70,11 @@ class FaultyS3:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -95,12 +109,19 @@ class FaultyS3:
             return
         if answered := self.answer(request, body):
             self.counts[answered[1]] += 1
-            self._error(request, *answered, "refused on request")
+            self._error(request, *answered[:2], answered[2] if len(answered) > 2 else "refused on request")
             return
+        if request.path in self.replies:
+            self._answer(request, 200, self.replies[request.path], "application/json")
+            return
+        if not request.path.startswith(self.prefix):
+            self._answer(request, 404, b"<html>nothing here</html>", "text/html")
+            return
+        path = "/" + request.path[len(self.prefix) :].lstrip("/") if self.prefix else request.path
         upstream = http.client.HTTPConnection(*self._target, timeout=60)
         try:
             headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP | self.drop_headers}
-            upstream.request(request.command, request.path, body or None, headers)
+            upstream.request(request.command, path, body or None, headers)
             answer = upstream.getresponse()
             data = answer.read()
         finally:
@@ -124,8 +145,13 @@ class FaultyS3:
     @staticmethod
     def _error(request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
         data = b"" if request.command == "HEAD" else ERROR.format(code=code, message=message).encode()
+        FaultyS3._answer(request, status, data, "application/xml")
+
+    @staticmethod
+    def _answer(request: BaseHTTPRequestHandler, status: int, data: bytes, kind: str) -> None:
         request.send_response(status)
-        request.send_header("Content-Type", "application/xml")
+        request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
-        request.wfile.write(data)
+        if request.command != "HEAD":
+            request.wfile.write(data)

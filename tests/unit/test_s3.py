@@ -29,7 +29,8 @@ def server() -> Iterator[str]:
 
 
 def forget() -> None:
-    for cached in (s3_client.connect, s3_client.client, s3_conditions.conditional, storage._arrow):
+    s3_client.forget()
+    for cached in (s3_conditions.conditional, storage._arrow):
         cached.cache_clear()
 
 
