@@ -14,8 +14,23 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.local_files import printable
 
-ODD = [b"caf\xe9", b"\xff\xfe", "a b", "100%", "%41", "what?", "a#b", "new\nline", "tab\t", "'\"", "-rf", "~", "a=b", "c:d",
-       "back\\slash", "*[a]?", "é", "e\u0301", "日本", "Case", "case", " ", "...", "n" * 255, "file:", "{x}", "$HOME"]  # fmt: skip
+ODD = [b"caf\xe9", b"\xff\xfe", "a b", "100%", "%41", "what?", "a#b", "new\nline", "tab\t", "'\"", "-rf", "~", "a=b"]
+ODD += [
+    "c:d",
+    "back\\slash",
+    "*[a]?",
+    "é",
+    "e\u0301",
+    "日本",
+    "Case",
+    "case",
+    " ",
+    "...",
+    "n" * 255,
+    "file:",
+    "{x}",
+    "$HOME",
+]
 
 
 def _name(name: str | bytes) -> str:

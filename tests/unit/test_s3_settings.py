@@ -1,4 +1,4 @@
-"""The one S3 client: certificates, gateways, regions, credentials, stores that are not AWS; and what is said of them."""
+"""The one S3 client: certificates, gateways, regions, credentials, stores beside AWS, and what is said of them."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_credentials_of_a_process_are_renewed(proxy: FaultyS3, env: pytest.Monke
         "import datetime, json, pathlib, sys\nseen = pathlib.Path(sys.argv[1])\n"
         "seen.write_text(seen.read_text() + 'x' if seen.exists() else 'x')\n"
         "print(json.dumps(dict(Version=1, AccessKeyId='key', SecretAccessKey='s', SessionToken='t',\n"
-        "      Expiration=(datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=30)).isoformat())))\n"
+        "  Expiration=(datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=30)).isoformat())))\n"
     )
     (tmp_path / "config").write_text(
         f"[profile lab]\nregion = eu-north-1\n"
