@@ -254,3 +254,39 @@ def test_the_file_system_for_engines_keeps_no_secret(proxy: FaultyS3) -> None:
     assert isinstance(fs, pafs.PyFileSystem) and path == "bkt/f"
     assert fs.get_file_info("bkt/f/x").size == 1
     assert SECRET.encode() not in pickle.dumps(fs)
+
+
+def test_what_the_engine_asks_of_its_files(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(s3_client, "ATTEMPTS", 2)
+    fs, path = storage.arrow_filesystem("s3://bkt/run")
+    (tmp_path / "from/sub").mkdir(parents=True)
+    (tmp_path / "from/a").write_bytes(b"1")
+    (tmp_path / "from/sub/b").write_bytes(os.urandom(3 << 20))
+    pafs.copy_files(str(tmp_path / "from"), path, destination_filesystem=fs)
+    found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+    assert {(i.path, i.is_file) for i in found} == {
+        ("bkt/run/a", True),
+        ("bkt/run/sub", False),
+        ("bkt/run/sub/b", True),
+    }
+    pafs.copy_files(path, str(tmp_path / "to"), source_filesystem=fs)
+    assert (tmp_path / "to/sub/b").read_bytes() == (tmp_path / "from/sub/b").read_bytes()
+    names = ("bkt/run", "bkt/run/a", "bkt/run/none", "bkt")
+    kinds = [pafs.FileType.Directory, pafs.FileType.File, pafs.FileType.NotFound, pafs.FileType.Directory]
+    assert [i.type for i in fs.get_file_info(list(names))] == kinds
+    fs.move("bkt/run/a", "bkt/run/moved")
+    fs.delete_file("bkt/run/moved")
+    fs.delete_dir("bkt/run/sub")
+    assert fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)) == []
+    for act in (fs.open_input_stream, fs.open_input_file, fs.delete_file):
+        with pytest.raises(FileNotFoundError):
+            act("bkt/run/a")
+    with pytest.raises(FileNotFoundError):
+        fs.get_file_info(pafs.FileSelector(path))
+    proxy.refuse = lambda method, path: method == "PUT"
+    with pytest.raises(UserError, match="access denied"), fs.open_output_stream("bkt/run/x") as stream:
+        stream.write(b"1")
+    proxy.heal()
+    proxy.down = True
+    with pytest.raises(StorageUnavailable):
+        fs.get_file_info("bkt/run/a")

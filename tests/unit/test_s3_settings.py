@@ -10,14 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from pipeline import s3, s3_client, s3_conditions, storage
-from pipeline.errors import StorageUnavailable, UserError
+from pipeline.errors import UserError
 from tests.faulty_s3 import FaultyS3
 
 
@@ -275,38 +274,3 @@ def _round_trip(folder: str, key: str) -> None:
     assert storage.read_bytes(f"{folder}/{key}") == b"1" and storage.size_of(f"{folder}/{key}") == 1
     storage.remove(folder)
     assert storage.list_files(folder) == []
-
-
-def test_what_the_engine_asks_of_its_files(proxy: FaultyS3, tmp_path: Path) -> None:
-    fs, path = storage.arrow_filesystem("s3://bkt/run")
-    (tmp_path / "from/sub").mkdir(parents=True)
-    (tmp_path / "from/a").write_bytes(b"1")
-    (tmp_path / "from/sub/b").write_bytes(os.urandom(3 << 20))
-    pafs.copy_files(str(tmp_path / "from"), path, destination_filesystem=fs)
-    found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
-    assert {(i.path, i.is_file) for i in found} == {
-        ("bkt/run/a", True),
-        ("bkt/run/sub", False),
-        ("bkt/run/sub/b", True),
-    }
-    pafs.copy_files(path, str(tmp_path / "to"), source_filesystem=fs)
-    assert (tmp_path / "to/sub/b").read_bytes() == (tmp_path / "from/sub/b").read_bytes()
-    names = ("bkt/run", "bkt/run/a", "bkt/run/none", "bkt")
-    kinds = [pafs.FileType.Directory, pafs.FileType.File, pafs.FileType.NotFound, pafs.FileType.Directory]
-    assert [i.type for i in fs.get_file_info(list(names))] == kinds
-    fs.move("bkt/run/a", "bkt/run/moved")
-    fs.delete_file("bkt/run/moved")
-    fs.delete_dir("bkt/run/sub")
-    assert fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)) == []
-    for act in (fs.open_input_stream, fs.open_input_file, fs.delete_file):
-        with pytest.raises(FileNotFoundError):
-            act("bkt/run/a")
-    with pytest.raises(FileNotFoundError):
-        fs.get_file_info(pafs.FileSelector(path))
-    proxy.refuse = lambda method, path: method == "PUT"
-    with pytest.raises(UserError, match="access denied"), fs.open_output_stream("bkt/run/x") as stream:
-        stream.write(b"1")
-    proxy.heal()
-    proxy.down = True
-    with pytest.raises(StorageUnavailable):
-        fs.get_file_info("bkt/run/a")
