@@ -141,7 +141,7 @@ def below(folder: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:
         top = os.stat(folder)
     except FileNotFoundError:
         return
-    waiting = [(folder, ((top.st_dev, top.st_ino),))]
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, ((top.st_dev, top.st_ino),))]
     while waiting:
         at, above = waiting.pop()
         try:

@@ -109,7 +109,8 @@ class FaultyS3:
             return
         if answered := self.answer(request, body):
             self.counts[answered[1]] += 1
-            self._error(request, *answered[:2], answered[2] if len(answered) > 2 else "refused on request")
+            status, code, *message = answered
+            self._error(request, status, code, message[0] if message else "refused on request")
             return
         if request.path in self.replies:
             self._answer(request, 200, self.replies[request.path], "application/json")
