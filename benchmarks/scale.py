@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.stream import commit, processor
-from pipeline import config, runtime, s3, storage
+from pipeline import config, runtime, s3_client, storage
 from pipeline.data import order, stream
 from pipeline.data.manifest import MANIFEST, Manifest
 from pipeline.data.readers import open_reader
@@ -114,7 +114,7 @@ def s3_server() -> Iterator[None]:
     try:
         for _ in range(100):
             try:
-                s3._client(1).create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+                s3_client.connect(1).create_bucket(Bucket=BUCKET.removeprefix("s3://"))
                 break
             except Exception:  # not up yet
                 time.sleep(0.2)

@@ -42,11 +42,6 @@ class BadRow(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-def readable(name: str) -> str:
-    """A file name as text that can be written anywhere; bytes that are no UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the nearest of `known`, or an empty string when nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=1)

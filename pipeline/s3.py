@@ -1,45 +1,41 @@
-"""S3 through boto3: AWS, MinIO and whatever else speaks its protocol. Used by `pipeline.storage` alone.
+"""S3 through boto3: AWS, MinIO, Ceph and whatever else speaks its protocol. Used by `pipeline.storage` alone.
 
-Endpoint, region and credentials come from where every AWS tool takes them: the environment (AWS_*), the profile, the
-machine's role. Transient failures (503 SlowDown, time-outs, dropped connections, bodies that end early) are tried again
-with growing pauses; what is left after that is `StorageUnavailable`, and everything a user can mend is a `UserError`.
+Only requests that all of them know: an object is deleted by its own request, as deleting many at once needs a checksum
+on which stores do not agree. Transient failures (503 SlowDown, time-outs, dropped connections, bodies that end early)
+are tried again with growing pauses; what is left after that is `StorageUnavailable`, and everything a user can mend is
+a `UserError`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.s3_client import THREADS, client
-from pipeline.s3_errors import Absent, explain
+from pipeline.s3_client import client
+from pipeline.s3_errors import Absent, Changed, Unsupported, explain
 
 T = TypeVar("T")
 
 BODY_ATTEMPTS = 6  # of a download whose body ends early, which botocore does not repeat
 LONGEST_PAUSE = 20.0
-PAGE = 1000  # keys of one answer or deletion, the most that S3 knows
+PAGE = 1000  # keys of one answer, the most that S3 knows
 PART = 16 << 20  # bytes of a part of a large file
-
-
-# What pyarrow's and signed URIs carry behind the key; any other "?" is part of a key.
-_OPTIONS = re.compile(r"(?i)\?(?:[^/]*&)?(?:access_key|secret_key|session_token|endpoint_override|scheme|x-amz-\w+)=")
+THREADS = 8  # parts of one file on their way at once
+# What other tools take behind a "?", which is a letter of a key like any other.
+OPTIONS = re.compile(r"\?([^/]*&)?(endpoint_override|access_key|secret_key|session_token|role_arn)=")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A key below a prefix; `folder` when it only stands for the keys below it.
-
-    Attributes:
-        version: changes with the content.
-    """
+    """A key below a prefix; `folder` when it only stands for the keys below it."""
 
     key: str
     size: int
@@ -54,7 +50,11 @@ def split(path: str) -> tuple[str, str]:
         UserError: no bucket, or credentials in it.
     """
     bucket, _, key = path.partition("/")
-    if "@" in bucket or ":" in bucket or "?" in bucket or _OPTIONS.search(key):
+    if bucket.startswith("arn:"):
+        raise UserError(
+            f"s3://{path}: an access point is named by its alias (NAME-...-s3alias, in the console), as a bucket is."
+        )
+    if "@" in bucket or ":" in bucket or "?" in bucket or OPTIONS.search(key):
         raise UserError(
             "An s3:// URI is s3://BUCKET/PREFIX and nothing more. Credentials, endpoint and region come from the "
             "environment (AWS_PROFILE or AWS_ACCESS_KEY_ID ..., AWS_ENDPOINT_URL, AWS_REGION) or the machine's role."
@@ -64,10 +64,11 @@ def split(path: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _try(uri: str, done: str, call: Callable[[], T]) -> T:
+def attempt(uri: str, done: str, call: Callable[[], T]) -> T:
+    """One request; what its error means is raised in its place."""
     try:
         return call()
-    except (Absent, UserError, StorageUnavailable):
+    except (Absent, Changed, Unsupported, UserError, StorageUnavailable):
         raise
     except Exception as error:
         explain(error, uri, done)
@@ -80,12 +81,15 @@ def _body(uri: str, request: Callable[[], dict[str, Any]]) -> tuple[dict[str, An
         answer = request()
         return answer, answer["Body"].read()
 
-    for attempt in range(1, BODY_ATTEMPTS):
+    for number in range(1, BODY_ATTEMPTS):
         try:
-            return _try(uri, "read", once)
-        except StorageUnavailable:
-            time.sleep(min(LONGEST_PAUSE, 0.25 * 2**attempt) * (0.5 + random.random() / 2))
-    return _try(uri, "read", once)
+            return attempt(uri, "read", once)
+        except (StorageUnavailable, Changed):
+            time.sleep(min(LONGEST_PAUSE, 0.25 * 2**number) * (0.5 + random.random() / 2))
+    try:
+        return attempt(uri, "read", once)
+    except Changed as error:
+        raise StorageUnavailable(f"{uri} cannot be read: it is replaced again and again.") from error
 
 
 def read(path: str) -> bytes:
@@ -140,10 +144,10 @@ def write(path: str, data: bytes) -> None:
     bucket, key = split(path)
     s3 = client(bucket)
     if len(data) < PART:
-        _try(f"s3://{path}", "written", lambda: s3.put_object(Bucket=bucket, Key=key, Body=data))
+        attempt(f"s3://{path}", "written", lambda: s3.put_object(Bucket=bucket, Key=key, Body=data))
         return
     parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=THREADS)
-    _try(f"s3://{path}", "written", lambda: s3.upload_fileobj(io.BytesIO(data), bucket, key, Config=parts))
+    attempt(f"s3://{path}", "written", lambda: s3.upload_fileobj(io.BytesIO(data), bucket, key, Config=parts))
 
 
 def size(path: str) -> int | None:
@@ -153,7 +157,7 @@ def size(path: str) -> int | None:
         return None
     s3 = client(bucket)
     try:
-        return int(_try(f"s3://{path}", "read", lambda: s3.head_object(Bucket=bucket, Key=key))["ContentLength"])
+        return int(attempt(f"s3://{path}", "read", lambda: s3.head_object(Bucket=bucket, Key=key))["ContentLength"])
     except Absent:
         return None
 
@@ -165,8 +169,8 @@ def is_folder(path: str) -> bool:
 
 def entries(path: str, recursive: bool) -> Iterator[Entry]:
     """What lies below a folder: objects, and with `recursive` False the folders directly below it."""
-    # Some tools (pyarrow's file system, web consoles) put an empty object "folder/" where a folder should be.
-    return (entry for entry in _below(path, recursive) if entry.folder or not entry.key.endswith("/"))
+    # Some tools (file systems, web consoles) put an empty object "folder/" where a folder should be.
+    return (entry for entry in _below(path, recursive) if entry.folder or entry.size or not entry.key.endswith("/"))
 
 
 def _below(path: str, recursive: bool, most: int = 0) -> Iterator[Entry]:
@@ -177,9 +181,11 @@ def _below(path: str, recursive: bool, most: int = 0) -> Iterator[Entry]:
     if not recursive:
         options["Delimiter"] = "/"
     while True:
-        page = _try(f"s3://{path}", "listed", lambda: s3.list_objects_v2(**options))
+        page = attempt(f"s3://{path}", "listed", lambda: s3.list_objects_v2(**options))
         for common in page.get("CommonPrefixes", ()):
-            yield Entry(common["Prefix"].rstrip("/"), 0, folder=True)
+            name = common["Prefix"].rstrip("/")
+            if len(name) > len(prefix):  # not that of "folder//key", which has no name
+                yield Entry(name, 0, folder=True)
         for found in page.get("Contents", ()):
             yield Entry(found["Key"], found["Size"], tag=str(found.get("ETag", found.get("LastModified", ""))))
         if most or not page.get("IsTruncated"):
@@ -187,53 +193,23 @@ def _below(path: str, recursive: bool, most: int = 0) -> Iterator[Entry]:
         options["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def delete(path: str) -> None:
-    """Delete an object and all below it, never a whole bucket; absent is fine, and costs no deletion.
-
-    One request for each key: the request for many at once takes a checksum that stores do not agree about.
-    """
+def delete(path: str, itself: bool = True, below: bool = True) -> None:
+    """Delete an object and all below it, never a whole bucket; where nothing is, nothing is asked for."""
     bucket, key = split(path)
     if not key.strip("/"):
         raise ValueError(f"s3://{path} is a bucket")
     s3 = client(bucket)
-    keys = [entry.key for entry in _below(path, recursive=True)]
-    if size(path) is not None:
-        keys.append(key)
+    keys = {key} if itself and size(path) is not None else set()
+    if below:
+        keys.update(entry.key for entry in _below(path, recursive=True))
 
-    def one(k: str) -> None:
-        with contextlib.suppress(Absent):
-            _try(f"s3://{bucket}/{k}", "deleted", lambda: s3.delete_object(Bucket=bucket, Key=k))
+    def one(name: str) -> None:
+        with suppress(Absent):  # some stores answer so, and it is what we want
+            attempt(f"s3://{bucket}/{name}", "deleted", lambda: s3.delete_object(Bucket=bucket, Key=name))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(one, keys):
+        for _ in pool.map(one, sorted(keys)):
             pass
-
-
-def create(path: str, data: bytes) -> bool:
-    """Write an object only if there is none; whether it was written.
-
-    A store that does not know conditional writes may overwrite what another has just written: `pipeline.lease` reads
-    again what it wrote.
-    """
-    from botocore.exceptions import ClientError
-
-    bucket, key = split(path)
-    if size(path) is not None:
-        return False
-    s3 = client(bucket)
-    try:
-        s3.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status in (409, 412):
-            return False
-        if status in (400, 501):  # it does not know the header
-            write(path, data)
-            return True
-        explain(error, f"s3://{path}", "written")
-    except Exception as error:
-        explain(error, f"s3://{path}", "written")
-    return True
 
 
 class ObjectFile(io.RawIOBase):

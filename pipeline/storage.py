@@ -1,18 +1,18 @@
 """One way to open local paths and s3:// and gs:// URIs.
 
-s3:// goes through boto3 (`pipeline.s3`), the rest through `pyarrow.fs`; credentials and endpoints come from the
-ordinary environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
+s3:// goes through boto3 (`pipeline.s3`), gs:// through `pyarrow.fs`; credentials and endpoints come from the ordinary
+environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
 file or bucket, no right to it, a full disk) and `StorageUnavailable` when the store does not answer after all retries.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
@@ -20,21 +20,23 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline import local_files, s3, s3_filesystem
+from pipeline import local_files, s3, s3_conditions
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.local_files import Found
+from pipeline.local_files import printable
+from pipeline.s3_files import S3Files
 
 T = TypeVar("T")
 V = TypeVar("V")
 
-SCHEMES = ("s3", "gs", "file")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 GS_PATIENCE = timedelta(seconds=90)  # of one request, retries included
 AT_ONCE = 16  # requests of `map_parallel` on their way
 
 
 def scheme_of(uri: str) -> str:
-    """'s3', 'gs', ... or '' for a local path."""
-    return uri.split("://", 1)[0] if "://" in uri else ""
+    """'s3', 'gs', ... or '' for a local path, which may hold "://" further on."""
+    found = SCHEME.match(uri)
+    return found[1].lower() if found else ""
 
 
 def is_remote(uri: str) -> bool:
@@ -44,7 +46,7 @@ def is_remote(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """The URI in a form that does not depend on the working folder."""
-    return uri.rstrip("/") if scheme_of(uri) else os.path.abspath(os.path.expanduser(uri))
+    return uri.rstrip("/") if is_remote(uri) else _path(uri)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -58,24 +60,30 @@ def _arrow(scheme: str, bucket: str) -> pafs.FileSystem:
     if scheme == "gs":
         return pafs.GcsFileSystem(retry_time_limit=GS_PATIENCE)
     if scheme == "s3":
-        s3.client(bucket)  # complains in seconds, before an engine tries
-        return s3_filesystem.filesystem()
+        s3.client(bucket)  # complains in seconds, before an engine starts
+        return pafs.PyFileSystem(S3Files())
     raise UserError(f"{scheme}:// is not a kind of storage we know; use a local path, s3:// or gs://.")
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """A pyarrow file system for a URI and the path inside it: for engines that want one; our own code does not."""
     path = _path(uri)
-    return _arrow(scheme_of(uri), path.split("/", 1)[0]), path
+    if printable(path) != path:
+        raise UserError(f"{printable(path)} cannot be used: the engine needs a path that is UTF-8. Rename the folder.")
+    scheme = scheme_of(uri)
+    return _arrow(scheme, path.split("/", 1)[0] if is_remote(uri) else ""), path
 
 
 def _path(uri: str) -> str:
-    return uri.split("://", 1)[1] if scheme_of(uri) else os.path.abspath(os.path.expanduser(uri))
+    if is_remote(uri):
+        return uri.split("://", 1)[1]
+    return _call(uri, "used", lambda: local_files.path_of(uri))
 
 
 def _fail(error: Exception, uri: str, done: str) -> NoReturn:
     """What an error of pyarrow or the operating system means."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    uri = printable(uri)
     if isinstance(error, FileNotFoundError) and done != "written":
         raise UserError(f"There is no file {uri}.") from error
     denied = isinstance(error, PermissionError) or any(w in text for w in ("PERMISSION_DENIED", "UNAUTHENTICATED"))
@@ -95,6 +103,14 @@ def _on_s3(uri: str) -> bool:
     return scheme_of(uri) == "s3"
 
 
+def _kind(uri: str) -> str:
+    """'file', 'folder', 'other' or '' for nothing, of what is not on S3."""
+    if is_remote(uri):
+        kinds = {pafs.FileType.NotFound: "", pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}
+        return kinds.get(_info(uri).type, "other")
+    return _call(uri, "reached", lambda: local_files.kind(_path(uri)))
+
+
 def _info(uri: str) -> pafs.FileInfo:
     fs, path = arrow_filesystem(uri)
     return _call(uri, "reached", lambda: fs.get_file_info(path))
@@ -102,33 +118,28 @@ def _info(uri: str) -> pafs.FileInfo:
 
 def exists(uri: str) -> bool:
     """Whether there is a file or a folder (on object storage: anything below it)."""
-    if not is_remote(uri):
-        return _call(uri, "reached", lambda: os.path.exists(_path(uri)))
     if _on_s3(uri):
         return s3.size(_path(uri)) is not None or is_folder(uri)
-    return _info(uri).type != pafs.FileType.NotFound
+    return bool(_kind(uri))
 
 
 def is_folder(uri: str) -> bool:
-    if not is_remote(uri):
-        return os.path.isdir(_path(uri))
     if _on_s3(uri):
         return s3.is_folder(_path(uri))
-    return _info(uri).type == pafs.FileType.Directory
+    return _kind(uri) == "folder"
 
 
 def size_of(uri: str) -> int:
     """Bytes of a file; UserError when there is none."""
     if _on_s3(uri):
         size = s3.size(_path(uri))
-    elif not is_remote(uri):
-        path = _path(uri)
-        size = _call(uri, "reached", lambda: os.path.getsize(path)) if os.path.isfile(path) else None
-    else:
+    elif is_remote(uri):
         info = _info(uri)
         size = info.size if info.type == pafs.FileType.File else None
+    else:
+        size = _call(uri, "read", lambda: os.path.getsize(_path(uri))) if _kind(uri) == "file" else None
     if size is None:
-        raise UserError(f"There is no file {uri}.")
+        raise UserError(f"There is no file {printable(uri)}.")
     return size
 
 
@@ -143,9 +154,8 @@ def read_bytes(uri: str) -> bytes:
             return s3.read(_path(uri))
         except s3.Absent as error:
             raise UserError(f"There is no file {uri}.") from error
-    path = _path(uri)
     if not is_remote(uri):
-        return _call(uri, "read", lambda: local_files.read(path))
+        return _call(uri, "read", lambda: local_files.read(_path(uri)))
     fs, path = arrow_filesystem(uri)
 
     def read() -> bytes:
@@ -166,6 +176,8 @@ def open_file(uri: str, size: int | None = None) -> AbstractContextManager[Any]:
             return pa.PythonFile(s3.ObjectFile(_path(uri), size), mode="r")
         except s3.Absent as error:
             raise UserError(f"There is no file {uri}.") from error
+    if not is_remote(uri):
+        return _call(uri, "read", lambda: local_files.open_file(_path(uri)))
     fs, path = arrow_filesystem(uri)
     return _call(uri, "read", lambda: fs.open_input_file(path))
 
@@ -175,62 +187,79 @@ def write_bytes(uri: str, data: bytes) -> None:
     if _on_s3(uri):
         s3.write(_path(uri), data)
         return
-    fs, path = arrow_filesystem(uri)
-    if is_remote(uri):
-
-        def send() -> None:
-            # One write and then close: a failed write leaves the upload unfinished, and nothing is published.
-            stream = fs.open_output_stream(path, compression=None)
-            stream.write(data)
-            stream.close()
-
-        _call(uri, "written", send)
+    if not is_remote(uri):
+        _call(uri, "written", lambda: local_files.write(_path(uri), data))
         return
-    _call(uri, "written", lambda: local_files.write(path, data))
+    fs, path = arrow_filesystem(uri)
+    # One write and then close: a failed write leaves the upload unfinished, and nothing is published.
+    stream = _call(uri, "written", lambda: fs.open_output_stream(path, compression=None))
+    _call(uri, "written", lambda: (stream.write(data), stream.close()))
 
 
-def _below(uri: str, recursive: bool) -> Iterator[Found]:
-    """What lies below a folder; an absent folder has nothing."""
+def create(uri: str, data: bytes) -> bool:
+    """Write a file whole where there is none. False: there is one already, and it stays.
+
+    Of several that try at once exactly one gets True, where `conditional(uri)`; elsewhere it is looked at first and
+    then written, and two at the same moment may both get True: the caller has to look again.
+    """
+    if _on_s3(uri) and s3_conditions.conditional(_path(uri).rpartition("/")[0]):
+        return s3_conditions.create(_path(uri), data)
+    if is_remote(uri):
+        absent = not exists(uri)
+        if absent:
+            write_bytes(uri, data)
+        return absent
+    return _call(uri, "written", lambda: local_files.create(_path(uri), data))
+
+
+def replace(uri: str, data: bytes, version: str) -> bool:
+    """Write a file in place of just that `version`. False: it is another one by now, or gone.
+
+    Exact where `conditional(uri)` on S3; elsewhere there is a gap between look and write (a file lock closes it).
+    """
+    if _on_s3(uri) and s3_conditions.conditional(_path(uri).rpartition("/")[0]):
+        return s3_conditions.replace(_path(uri), data, version)
+    same = read_version(uri) == version
+    if same:
+        write_bytes(uri, data)
+    return same
+
+
+def conditional(uri: str) -> bool:
+    """Whether `create` is exact there: local disks and the S3 stores that know conditional writes (tried once)."""
+    return s3_conditions.conditional(_path(uri).rpartition("/")[0]) if _on_s3(uri) else not is_remote(uri)
+
+
+def read_version(uri: str) -> str | None:
+    """What differs after every `write_bytes` of a file; None when there is no file."""
+    if _on_s3(uri):
+        return s3_conditions.current(_path(uri))
+    if is_remote(uri):
+        info = _info(uri)
+        return f"{info.mtime_ns}-{info.size}" if info.type == pafs.FileType.File else None
+    return _call(uri, "read", lambda: local_files.version(_path(uri)))
+
+
+def _below(uri: str, recursive: bool) -> Iterator[tuple[str, int, bool]]:
+    """(URI, bytes, is a folder) of what lies below a folder; an absent folder has nothing."""
     if _on_s3(uri):
         bucket = s3.split(_path(uri))[0]
         for entry in s3.entries(_path(uri), recursive):
-            yield Found(f"s3://{bucket}/{entry.key}", entry.size, entry.folder, entry.tag)
+            yield f"s3://{bucket}/{entry.key}", entry.size, entry.folder
         return
-    prefix = f"{scheme_of(uri)}://" if scheme_of(uri) else ""
     if not is_remote(uri):
-        for found in _call(uri, "listed", lambda: list(local_files.below(_path(uri), recursive))):
-            yield replace(found, uri=prefix + found.uri)
+        yield from _call(uri, "listed", lambda: list(local_files.below(_path(uri), recursive)))
         return
     fs, path = arrow_filesystem(uri)
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
     for info in _call(uri, "listed", lambda: fs.get_file_info(selector)):
         if info.type != pafs.FileType.NotFound:
-            version = str(info.mtime_ns or "")
-            yield Found(prefix + info.path, info.size or 0, info.type == pafs.FileType.Directory, version)
-
-
-def versions(uri: str) -> dict[str, tuple[int, str]]:
-    """(bytes, version) of every file below a folder, by its name relative to it; a version changes with the content."""
-    start = len(uri.rstrip("/")) + 1
-    return {f.uri[start:]: (f.size, f.version) for f in _below(uri, recursive=True) if not f.folder}
-
-
-def create(uri: str, data: bytes) -> bool:
-    """Write a small file only if there is none, where the storage can tell; whether it was written."""
-    if _on_s3(uri):
-        return s3.create(_path(uri), data)
-    if is_remote(uri):
-        if exists(uri):
-            return False
-        write_bytes(uri, data)
-        return True
-    return _call(uri, "written", lambda: local_files.create(_path(uri), data))
+            yield f"{scheme_of(uri)}://{info.path}", info.size or 0, info.type == pafs.FileType.Directory
 
 
 def file_sizes(uri: str, suffix: str = "", recursive: bool = False) -> dict[str, int]:
     """Bytes of the files below a folder by URI, sorted; an absent folder has none."""
-    found = ((f.uri, f.size) for f in _below(uri, recursive) if not f.folder and f.uri.endswith(suffix))
-    return dict(sorted(found))
+    return dict(sorted((n, size) for n, size, folder in _below(uri, recursive) if not folder and n.endswith(suffix)))
 
 
 def list_files(uri: str, suffix: str = "", recursive: bool = True) -> list[str]:
@@ -238,39 +267,9 @@ def list_files(uri: str, suffix: str = "", recursive: bool = True) -> list[str]:
     return list(file_sizes(uri, suffix, recursive))
 
 
-def looks(uri: str) -> dict[str, str]:
-    """How each file below a folder looks without being read, by its name there: another look may be another content.
-
-    On this machine size, time of change (which `touch` and `cp -p` cannot set back) and file number, on a store size
-    and tag or time.
-    """
-    root = uri.rstrip("/")
-    if _on_s3(uri):
-        key = s3.split(_path(root))[1].rstrip("/")
-        found = s3.entries(_path(root), recursive=True)
-        return {e.key[len(key) + 1 if key else 0 :]: f"{e.size} {e.tag}" for e in found if not e.folder}
-    fs, path = arrow_filesystem(root)
-    names: dict[str, str] = {}
-    if is_remote(uri):
-        selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
-        for info in _call(uri, "listed", lambda: fs.get_file_info(selector)):
-            if info.type == pafs.FileType.File:
-                names[info.path[len(path) + 1 :]] = f"{info.size} {info.mtime_ns}"
-        return names
-    for folder, _, files in os.walk(path, followlinks=True):
-        for file in files:
-            try:
-                about = os.stat(os.path.join(folder, file))
-            except OSError:  # a broken link looks like nothing
-                continue
-            name = os.path.relpath(os.path.join(folder, file), path)
-            names[name] = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
-    return names
-
-
 def list_folders(uri: str) -> list[str]:
     """URIs of the folders directly below a folder, sorted."""
-    return sorted(f.uri for f in _below(uri, recursive=False) if f.folder)
+    return sorted(name for name, _, folder in _below(uri, recursive=False) if folder)
 
 
 def remove(uri: str) -> None:
@@ -282,10 +281,10 @@ def remove(uri: str) -> None:
         _call(uri, "deleted", lambda: local_files.remove(_path(uri)))
         return
     fs, path = arrow_filesystem(uri)
-    kind = _info(uri).type
-    if kind == pafs.FileType.Directory:
+    kind = _kind(uri)
+    if kind == "folder":
         _call(uri, "deleted", lambda: fs.delete_dir(path))
-    elif kind == pafs.FileType.File:
+    elif kind == "file":
         _call(uri, "deleted", lambda: fs.delete_file(path))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import re
 import socket
 import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
@@ -24,19 +25,25 @@ class FaultyS3:
         slow_down_every: every n-th request is answered 503 SlowDown; 0: none.
         cut_every: the body of every n-th GET with a body ends in the middle and the connection with it; 0: none.
         refuse: decides, by method and path, which requests are answered 403 AccessDenied.
+        answer: decides, by request and body, which are answered (status, code[, message]) instead; None: as usual.
+        replies: bodies of some paths, answered with 200.
+        drop_headers: names (lower case) of headers that the store does not know.
         down: connections are closed without an answer.
-        old: deletions of many keys without Content-MD5 and checksums at the end of a body are refused.
-        prefix: path below which the store lies, as a gateway has it.
-        region: requests signed for another one are refused; "": any is taken.
         counts: requests by method, and "503", "cut", "403" for what was done to them.
     """
 
-    def __init__(self, target: str, certificate: str = "") -> None:
-        """Args: target: URL of the server. certificate: PEM file of certificate and key, for https."""
+    def __init__(self, target: str, prefix: str = "", certificate: tuple[Path, Path] | None = None) -> None:
+        """Args:
+        prefix: path below which the store is, as behind a gateway; above it everything is 404.
+        certificate: files of a certificate and its key: https.
+        """
+        self.prefix = prefix
+        self.replies: dict[str, bytes] = {}
         self.slow_down_every = self.cut_every = 0
         self.refuse: Callable[[str, str], bool] = lambda method, path: False
-        self.down = self.old = False
-        self.prefix = self.region = ""
+        self.answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[Any, ...] | None] = lambda request, body: None
+        self.drop_headers: set[str] = set()
+        self.down = False
         self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._requests = self._bodies = 0
@@ -65,9 +72,9 @@ class FaultyS3:
         self._server.daemon_threads = True
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
+            context.load_cert_chain(*certificate)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"http{'s' * bool(certificate)}://localhost:{self._server.server_address[1]}"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -78,6 +85,8 @@ class FaultyS3:
         """All switches off; the counts stay."""
         self.slow_down_every = self.cut_every = 0
         self.refuse = lambda method, path: False
+        self.answer = lambda request, body: None
+        self.drop_headers = set()
         self.down = False
 
     def _turn(self, every: int, counter: str) -> bool:
@@ -98,13 +107,22 @@ class FaultyS3:
             self.counts["403"] += 1
             self._error(request, 403, "AccessDenied", "Access Denied")
             return
-        if complaint := self._complaint(request):
-            self._error(request, 400, *complaint)
+        if answered := self.answer(request, body):
+            self.counts[answered[1]] += 1
+            status, code, *message = answered
+            self._error(request, status, code, message[0] if message else "refused on request")
             return
+        if request.path in self.replies:
+            self._answer(request, 200, self.replies[request.path], "application/json")
+            return
+        if not request.path.startswith(self.prefix):
+            self._answer(request, 404, b"<html>nothing here</html>", "text/html")
+            return
+        path = "/" + request.path[len(self.prefix) :].lstrip("/") if self.prefix else request.path
         upstream = http.client.HTTPConnection(*self._target, timeout=60)
         try:
-            headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
-            upstream.request(request.command, request.path.removeprefix(self.prefix), body or None, headers)
+            headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP | self.drop_headers}
+            upstream.request(request.command, path, body or None, headers)
             answer = upstream.getresponse()
             data = answer.read()
         finally:
@@ -125,25 +143,16 @@ class FaultyS3:
             return
         request.wfile.write(data)
 
-    def _complaint(self, request: BaseHTTPRequestHandler) -> tuple[str, str] | None:
-        """Code and message of what this kind of store does not take."""
-        if not request.path.startswith(self.prefix):
-            return "InvalidRequest", f"{request.path} is not below {self.prefix}"
-        many = request.command == "POST" and "delete" in urlsplit(request.path).query.split("&")
-        if self.old and many and "Content-MD5" not in request.headers:
-            return "MissingContentMD5", "Missing required header for this request: Content-Md5."
-        if self.old and "x-amz-trailer" in request.headers:
-            return "NotImplemented", "A header you provided implies functionality that is not implemented."
-        signed = re.search(r"Credential=[^/]+/\d+/([^/]+)/", request.headers.get("Authorization", ""))
-        if self.region and (signed is None or signed[1] != self.region):
-            return "AuthorizationHeaderMalformed", f"the region is wrong; expecting '{self.region}'"
-        return None
-
     @staticmethod
     def _error(request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
         data = b"" if request.command == "HEAD" else ERROR.format(code=code, message=message).encode()
+        FaultyS3._answer(request, status, data, "application/xml")
+
+    @staticmethod
+    def _answer(request: BaseHTTPRequestHandler, status: int, data: bytes, kind: str) -> None:
         request.send_response(status)
-        request.send_header("Content-Type", "application/xml")
+        request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
-        request.wfile.write(data)
+        if request.command != "HEAD":
+            request.wfile.write(data)

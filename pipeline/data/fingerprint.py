@@ -128,9 +128,9 @@ def changed_files(root: str, read: Mapping[str, str], looks: Mapping[str, str]) 
 
     Args:
         read: marks by name below the root.
-        looks: what `storage.looks` said of the root when its conversion began.
+        looks: what `pipeline.looks` said of the root when its conversion began.
     """
-    now = storage.looks(root)
+    now = look_of(root)
     # A file that lies elsewhere has no look: it is read.
     suspect = [name for name in sorted(read) if looks.get(name) != now.get(name) or (name not in now and read[name])]
     contents = storage.map_parallel(lambda name: _content(root, name), suspect)

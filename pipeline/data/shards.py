@@ -24,7 +24,9 @@ from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
-from pipeline.errors import BadRow, UserError, readable
+from pipeline.errors import BadRow, UserError
+from pipeline.local_files import printable
+from pipeline.looks import look_of
 from pipeline.watch import STILL_SECONDS, pulse_of_process, watching
 
 CONVERSION = 2  # counts up when a reader or this module makes other rows of the same files
@@ -189,7 +191,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
             pulse.at(f"reading {job.reader.path_of(item)} for shard {index}")
             try:
                 row = job.reader.read(item, aside)
-                rows.append(replace(row, image_id=readable(row.image_id)))
+                rows.append(replace(row, image_id=printable(row.image_id)))
             except Skipped as skip:
                 skipped[skip.reason] += 1
             except BadRow as bad:
@@ -234,7 +236,7 @@ def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:
 def _reject(reader: Reader, item: Any, bad: BadRow) -> dict[str, str]:
     name, path = reader.name_of(item), reader.path_of(item)
     texts = {"image_id": name, "reason": bad.reason, "detail": bad.detail, "path": path}
-    return {column: readable(text) for column, text in texts.items()}
+    return {column: printable(text) for column, text in texts.items()}
 
 
 def _bad_images(result: dict[str, Any]) -> int:
@@ -250,10 +252,11 @@ def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[
     seen: set[str] = set()
     good, doubles = [], []
     for item in items:
-        if reader.name_of(item) in seen:
+        name = printable(reader.name_of(item))  # of a file name that is no UTF-8, as Parquet and MLflow take it
+        if name in seen:
             doubles.append(_reject(reader, item, BadRow(TWICE)))
         else:
-            seen.add(reader.name_of(item))
+            seen.add(name)
             good.append(item)
     return good, doubles
 
@@ -271,7 +274,7 @@ def _begin(out: str, plan: dict[str, Any], root: str) -> bool:
         raise UserError(f"{out} holds another data set or one begun from other files: {seen}. Choose another --out.")
     if files.keys() - {FILES} or (storage.exists(out) and not storage.is_folder(out)) or storage.list_folders(out):
         raise UserError(f"{out} holds something else than prepared data. Choose an empty or new folder for --out.")
-    storage.write_bytes(storage.join(out, FILES), json.dumps(storage.looks(root)).encode())
+    storage.write_bytes(storage.join(out, FILES), json.dumps(look_of(root)).encode())
     storage.write_bytes(where, (json.dumps(plan, indent=1) + "\n").encode())
     return False
 

@@ -58,8 +58,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 
 
 def forget_clients() -> None:
-    for cached in (s3_client._client, s3_client.client, storage._arrow):
-        cached.cache_clear()
+    s3_client.forget()
+    storage._arrow.cache_clear()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from pipeline.errors import BadRow, UserError
 from pipeline.evaluate import request as evaluation
 from pipeline.evaluate.plan import open_dataset
 from pipeline.evaluate.request import Request, check, hold_shards
+from pipeline.looks import look_of
 from pipeline.model.checkpoints import STATE
 from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.tune import cfr_request
@@ -249,7 +250,7 @@ def test_a_file_that_was_missing_and_is_there_now(raw: Path) -> None:
     with fingerprint.recording(str(raw)) as marks, pytest.raises(BadRow):
         fetch(str(raw / "masks"), "9.png")
     assert marks == {"masks/9.png": fingerprint.ABSENT}
-    looks = storage.looks(str(raw))
+    looks = look_of(str(raw))
     assert fingerprint.changed_files(str(raw), marks, looks) == []
     shutil.copy(raw / "masks" / "1.png", raw / "masks" / "9.png")
     assert fingerprint.changed_files(str(raw), marks, looks) == ["masks/9.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import s3, s3_client, storage
+from pipeline import s3, s3_client, s3_conditions, storage
 from pipeline.data import fingerprint
 from pipeline.errors import StorageUnavailable, UserError
+from pipeline.looks import look_of
 from tests.faulty_s3 import WRITING, FaultyS3
 
 SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_PROFILE")
@@ -30,7 +32,8 @@ def server() -> Iterator[str]:
 
 
 def forget() -> None:
-    for cached in (s3_client._client, s3_client.client, storage._arrow):
+    s3_client.forget()
+    for cached in (s3_conditions.conditional, storage._arrow):
         cached.cache_clear()
 
 
@@ -49,7 +52,7 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setattr(s3, "LONGEST_PAUSE", 0.05)
     forget()
-    s3_client._client(3).create_bucket(Bucket="bkt")
+    s3_client.connect(3).create_bucket(Bucket="bkt")
     yield faulty
     faulty.close()
     forget()
@@ -88,7 +91,7 @@ def test_files_and_folders(proxy: FaultyS3) -> None:
 
 
 def test_markers_that_other_tools_leave(proxy: FaultyS3) -> None:
-    s3_client.client("bkt").put_object(Bucket="bkt", Key="run/ray/", Body=b"")
+    s3.client("bkt").put_object(Bucket="bkt", Key="run/ray/", Body=b"")
     storage.write_bytes("s3://bkt/run/state.json", b"{}")
     assert storage.exists("s3://bkt/run") and storage.is_folder("s3://bkt/run")
     assert storage.list_files("s3://bkt/run") == ["s3://bkt/run/state.json"]
@@ -97,19 +100,6 @@ def test_markers_that_other_tools_leave(proxy: FaultyS3) -> None:
     assert storage.list_folders("s3://bkt/run") == []
     storage.remove("s3://bkt/run")
     assert not storage.exists("s3://bkt/run")
-
-
-def test_a_changed_byte_looks_different(proxy: FaultyS3) -> None:
-    for name in ("raw/images/a.png", "raw/masks/a b.png"):
-        storage.write_bytes(f"s3://bkt/looks/{name}", b"12345")
-    before = storage.looks("s3://bkt/looks/raw")
-    assert sorted(before) == ["images/a.png", "masks/a b.png"]
-    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12345")
-    assert storage.looks("s3://bkt/looks/raw/") == before  # written anew, the same content
-    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12344")
-    assert fingerprint.differing(before, storage.looks("s3://bkt/looks/raw")) == ["images/a.png"]
-    marks = {name: fingerprint.checksum(b"12345") for name in before}
-    assert fingerprint.changed_files("s3://bkt/looks/raw", marks, before) == ["images/a.png"]
 
 
 def test_more_files_than_one_page_of_the_store(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +157,35 @@ def test_an_upload_that_fails_publishes_nothing(proxy: FaultyS3, small_parts: in
     assert "Uploads" not in s3.client("bkt").list_multipart_uploads(Bucket="bkt")
 
 
+def test_create_and_replace(proxy: FaultyS3) -> None:
+    uri = "s3://bkt/lease/owner"
+    assert storage.conditional(uri) and storage.read_version(uri) is None
+    assert storage.create(uri, b"one") and not storage.create(uri, b"two")
+    first = storage.read_version(uri)
+    assert first is not None and storage.replace(uri, b"three", first)
+    assert not storage.replace(uri, b"four", first)
+    assert storage.read_bytes(uri) == b"three" and storage.list_files("s3://bkt/lease") == [uri]
+    storage.remove(uri)
+    assert not storage.replace(uri, b"five", first)
+
+
+def test_exactly_one_creates(proxy: FaultyS3) -> None:
+    made = list(storage.map_parallel(lambda i: storage.create("s3://bkt/race/x", b"%d" % i), range(12)))
+    assert sum(made) == 1 and storage.read_bytes("s3://bkt/race/x") == b"%d" % made.index(True)
+
+
+@pytest.mark.parametrize("answer", ["ignored", "refused"])
+def test_a_store_without_conditions_is_found_out(proxy: FaultyS3, answer: str) -> None:
+    if answer == "ignored":
+        proxy.drop_headers = {"if-none-match", "if-match"}
+    else:
+        proxy.answer = lambda request, body: (501, "NotImplemented") if request.headers.get("If-None-Match") else None
+    assert not storage.conditional(f"s3://bkt/{answer}/owner")
+    assert storage.create(f"s3://bkt/{answer}/owner", b"1") and not storage.create(f"s3://bkt/{answer}/owner", b"2")
+    assert storage.read_bytes(f"s3://bkt/{answer}/owner") == b"1"
+    assert storage.list_files(f"s3://bkt/{answer}") == [f"s3://bkt/{answer}/owner"]
+
+
 def test_reading_only(proxy: FaultyS3) -> None:
     storage.write_bytes("s3://bkt/r/x", b"1")
     proxy.refuse = lambda method, path: method in WRITING
@@ -218,8 +237,7 @@ def test_settings_of_a_profile(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("AWS_PROFILE", "lab")
     forget()
     assert storage.read_bytes("s3://bkt/p/x") == b"1"
-    meta = s3_client.client("bkt").meta
-    assert (meta.endpoint_url, meta.region_name) == (proxy.url, "eu-north-1")
+    assert s3.client("bkt").meta.region_name == "eu-north-1"
     fs, path = storage.arrow_filesystem("s3://bkt/p/x")
     assert fs.get_file_info(path).size == 1  # the engine's own client finds the same store
 
@@ -237,6 +255,54 @@ def test_the_file_system_for_engines_keeps_no_secret(proxy: FaultyS3) -> None:
     storage.write_bytes("s3://bkt/f/x", b"1")
     fs, path = storage.arrow_filesystem("s3://bkt/f")
     assert isinstance(fs, pafs.PyFileSystem) and path == "bkt/f"
-    assert pickle.loads(pickle.dumps(fs)) == fs
     assert fs.get_file_info("bkt/f/x").size == 1
     assert SECRET.encode() not in pickle.dumps(fs)
+
+
+def test_what_the_engine_asks_of_its_files(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(s3_client, "ATTEMPTS", 2)
+    fs, path = storage.arrow_filesystem("s3://bkt/run")
+    (tmp_path / "from/sub").mkdir(parents=True)
+    (tmp_path / "from/a").write_bytes(b"1")
+    (tmp_path / "from/sub/b").write_bytes(os.urandom(3 << 20))
+    pafs.copy_files(str(tmp_path / "from"), path, destination_filesystem=fs)
+    found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+    assert {(i.path, i.is_file) for i in found} == {
+        ("bkt/run/a", True),
+        ("bkt/run/sub", False),
+        ("bkt/run/sub/b", True),
+    }
+    pafs.copy_files(path, str(tmp_path / "to"), source_filesystem=fs)
+    assert (tmp_path / "to/sub/b").read_bytes() == (tmp_path / "from/sub/b").read_bytes()
+    names = ("bkt/run", "bkt/run/a", "bkt/run/none", "bkt")
+    kinds = [pafs.FileType.Directory, pafs.FileType.File, pafs.FileType.NotFound, pafs.FileType.Directory]
+    assert [i.type for i in fs.get_file_info(list(names))] == kinds
+    fs.move("bkt/run/a", "bkt/run/moved")
+    fs.delete_file("bkt/run/moved")
+    fs.delete_dir("bkt/run/sub")
+    assert fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)) == []
+    for act in (fs.open_input_stream, fs.open_input_file, fs.delete_file):
+        with pytest.raises(FileNotFoundError):
+            act("bkt/run/a")
+    with pytest.raises(FileNotFoundError):
+        fs.get_file_info(pafs.FileSelector(path))
+    proxy.refuse = lambda method, path: method == "PUT"
+    with pytest.raises(UserError, match="access denied"), fs.open_output_stream("bkt/run/x") as stream:
+        stream.write(b"1")
+    proxy.heal()
+    proxy.down = True
+    with pytest.raises(StorageUnavailable):
+        fs.get_file_info("bkt/run/a")
+
+
+def test_a_changed_byte_looks_different(proxy: FaultyS3) -> None:
+    for name in ("raw/images/a.png", "raw/masks/a b.png"):
+        storage.write_bytes(f"s3://bkt/looks/{name}", b"12345")
+    before = look_of("s3://bkt/looks/raw")
+    assert sorted(before) == ["images/a.png", "masks/a b.png"]
+    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12345")
+    assert look_of("s3://bkt/looks/raw/") == before  # written anew, the same content
+    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12344")
+    assert fingerprint.differing(before, look_of("s3://bkt/looks/raw")) == ["images/a.png"]
+    marks = {name: fingerprint.checksum(b"12345") for name in before}
+    assert fingerprint.changed_files("s3://bkt/looks/raw", marks, before) == ["images/a.png"]
