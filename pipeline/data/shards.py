@@ -22,11 +22,11 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import runtime, storage
 from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
+from pipeline.data.rejects import TWICE, counted
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
 
 TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
-TWICE = "image_id occurs twice"
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "reason", "detail", "path")])
 ENCODED = ["image", "ignore", "layers.list.element"]  # JPEG and PNG: compressing them again saves nothing
 PLAIN = ["image_id", "height", "width", "weight", "source"]
@@ -76,7 +76,8 @@ def write_shards(
     items, doubles = _unique(reader, items)
     total = len(items) + len(doubles)
     if not items:
-        raise UserError(f"{reader.source}: there is no image to convert.")
+        why = counted(Counter(reader.left_out) + Counter(d["reason"] for d in doubles), reader)
+        raise UserError(f"{reader.source}: there is no image to convert in {reader.root}: {why}.")
     count = math.ceil(len(items) / (rows_per_group * groups_per_shard))
     # Pickled one by one, so that the fingerprint of the plan covers the annotations of every image.
     pickled = [pickle.dumps(item, protocol=5) for item in items]
@@ -119,7 +120,7 @@ def write_shards(
     if bad > limit:
         raise UserError(
             f"{bad} of {seen} images are bad, more than --max-bad-fraction {max_bad_fraction:g} of {total} allows: "
-            f"{_list(reasons)}. They are listed in {storage.join(out, REJECTED)}. Mend them or allow more; "
+            f"{counted(reasons, reader)}. They are listed in {storage.join(out, REJECTED)}. Mend them or allow more; "
             "the same command then continues."
         )
     shards = [ShardInfo(**result["info"]) for result in results if result["info"]]
@@ -127,7 +128,7 @@ def write_shards(
     for result in results:
         left_out.update(result["skipped"])
     if not shards:
-        raise UserError(f"{reader.source}: none of {total} images can be used: {_list(reasons + left_out)}.")
+        raise UserError(f"{reader.source}: none of {total} images can be used: {counted(reasons + left_out, reader)}.")
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name or out.rsplit("/", 1)[-1],
@@ -225,15 +226,19 @@ def _beside(out: str, path: str) -> str:
 
 
 def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[str, str]]]:
-    """Items without those whose image_id came before, and the rejects these make."""
-    seen: set[str] = set()
+    """Items whose image_id is that of no other, and the rejects that the others make, each naming them all."""
+    same: dict[str, list[Any]] = {}
+    for item in items:
+        same.setdefault(reader.name_of(item), []).append(item)
     good, doubles = [], []
     for item in items:
-        if reader.name_of(item) in seen:
-            doubles.append(_reject(reader, item, BadRow(TWICE)))
-        else:
-            seen.add(reader.name_of(item))
+        others = same[reader.name_of(item)]
+        if len(others) == 1:
             good.append(item)
+        else:
+            doubles.append(
+                _reject(reader, item, BadRow(TWICE, ", ".join(reader.path_of(other) for other in others[:4])))
+            )
     return good, doubles
 
 
@@ -285,7 +290,3 @@ def _write_rejected(out: str, rejected: list[dict[str, str]]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rejected, schema=REJECTED_SCHEMA), buffer)
     storage.write_bytes(where, buffer.getvalue())
-
-
-def _list(reasons: Counter[str]) -> str:
-    return ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common()) or "nothing was found"

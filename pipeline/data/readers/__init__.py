@@ -37,7 +37,17 @@ SOURCES: dict[str, Callable[[str, str, int], Reader]] = {
 }
 
 
-def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: str = "") -> Reader:
+def open_reader(
+    source: str,
+    root: str,
+    split: str = "",
+    seed: int = 0,
+    scores: str = "",
+    *,
+    annotations: str = "",
+    crowd: str = "",
+    exif: str = "",
+) -> Reader:
     """Reader of a raw data set.
 
     Args:
@@ -46,15 +56,20 @@ def open_reader(source: str, root: str, split: str = "", seed: int = 0, scores: 
         split: "train" or "val" where the source has splits (default: train, of voc val), else "".
         seed: of the pictures that `synthetic` draws.
         scores: table that weighs the training images of `sbd`, "" for none.
+        annotations, crowd, exif: see `CocoInstancesReader`; "" for its defaults.
 
     Raises:
-        UserError: unknown source or split.
+        UserError: unknown source, split or option.
     """
-    if source not in SOURCES:
-        raise UserError(
-            f"{source!r} is not a known source.{did_you_mean(source, SOURCES)} Known: {', '.join(SOURCES)}."
-        )
-    root = storage.absolute(root)
+    known = source if source in SOURCES else source.lower()
+    if known not in SOURCES:
+        raise UserError(f"{source!r} is not a known source.{did_you_mean(known, SOURCES)} Known: {', '.join(SOURCES)}.")
+    source, root = known, storage.absolute(root)
+    coco = {name: value for name, value in (("annotations", annotations), ("crowd", crowd), ("exif", exif)) if value}
+    if coco and source != "coco-instances":
+        raise UserError(f"--{' and --'.join(coco)} is for 'coco-instances'; it has no meaning for {source!r}.")
+    if coco:
+        return CocoInstancesReader(root, split=split, **coco)
     if not scores:
         return SOURCES[source](root, split, seed)
     if source != "sbd":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -111,14 +113,15 @@ def name_list(uri: str) -> list[str]:
 
 
 def load_json(uri: str, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that has these keys.
+    """A JSON object that has these keys; the file may be compressed by gzip.
 
     Raises:
         UserError: no such file, not JSON, or JSON of another kind.
     """
     try:
-        content = json.loads(storage.read_bytes(uri))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        data = storage.read_bytes(uri)
+        content = json.loads(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data)
+    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{uri} is not a whole JSON file (cut off, perhaps): {error}") from error
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:

@@ -1,37 +1,46 @@
 """Any data set of images with COCO's instances JSON: polygons and run lengths, as lists or as compressed text.
 
-    ROOT/images/...  annotations.json
+    ROOT/images/...  annotations.json      or what CVAT, Label Studio, Roboflow, labelme and COCO itself write
 
-One row per image with all its objects. Crowd regions (iscrowd) are no objects: they are left out and counted, as are
-images without objects. Polygons are drawn as those of LVIS are (docs/method.md, section 7): vertices rounded, each
-filled, union; pycocotools' own drawing differs from it along the outline.
+One row per image with all its objects, decoded as pycocotools decodes them. Crowd regions (iscrowd) are no objects
+unless the reader is told so: tools like CVAT mark every mask as one. They are left out and counted, as are boxes
+without masks and images without objects. What cannot be told apart (two images of one id, two records of one file) is
+set aside.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.data import coco_merge
-from pipeline.data.images import decode_image
+from pipeline.data.images import decode_image, header_size
 from pipeline.data.masks import Region, build_row, region
-from pipeline.data.readers.base import fetch, load_json, need_folders
+from pipeline.data.readers import coco_names
+from pipeline.data.readers.base import fetch, load_json
+from pipeline.data.readers.coco_masks import OTHER_SIZE, segmentation_region
+from pipeline.data.readers.coco_records import REPEATED_IMAGE, Image, find_pictures, images_of, join
+from pipeline.data.readers.exif import orientation_of, turn
 from pipeline.data.schema import Row
-from pipeline.errors import BadRow, UserError
+from pipeline.errors import BadRow, UserError, did_you_mean
 
-LAYOUT = "coco-instances needs images/ and annotations.json."
 KIND = "a COCO instances file"
 CROWD = "crowd region, which is no object"
 NO_OBJECT = "image without objects"
-NO_IMAGE = "annotation of an image that is not listed"
-MALFORMED = "annotation is malformed"
-MAX_COORDINATE = 1 << 20
-MAX_CHARACTERS = 7  # of a number in compressed run lengths: 35 bits
+BOX = "box without a mask"
+KEYPOINTS = "keypoints without a mask"
+TURNED = "EXIF turns the picture, and no size tells how its masks lie"
+HINTS = {
+    CROWD: "--crowd objects takes them in",
+    BOX: "no mask can be made of a box",
+    TURNED: "--exif shown or --exif stored says which",
+}
+CROWDS = ("leave-out", "objects")
+EXIFS = ("size", "shown", "stored")
 
 
 @dataclass(frozen=True)
@@ -39,75 +48,146 @@ class Item:
     """What the JSON says about one image.
 
     Attributes:
-        image: file name below images/.
+        name: the image_id of its row.
+        image: path of the picture below the root; as recorded where there is no such file.
         size: (height, width) as annotated, or None.
         segmentations: JSON list of the objects' segmentations.
+        problem: (reason, detail) why the image cannot be used, or None.
+        aside: (reason, detail) of each object that cannot be used for what its entry says.
     """
 
+    name: str
     image: str
     size: tuple[int, int] | None
     segmentations: bytes
+    problem: tuple[str, str] | None = None
+    aside: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
 class CocoInstancesReader:
-    """Reader of one folder."""
+    """Reader of one folder.
+
+    Attributes:
+        root: the folder, or the annotation file itself.
+        annotations: the annotation file below the root or elsewhere, "" to look for it.
+        crowd: what crowd marks mean: "leave-out", or "objects" where the tool marks masks so.
+        exif: which pixels the masks of a photograph lie on that EXIF turns: those "shown" or "stored", or "size": those
+            that have the size of its record.
+        notes: what `items` understood, as lines for the user.
+        hints: what to do about a reason for leaving out or setting aside.
+    """
 
     root: str
     split: str = ""
     source: str = "coco-instances"
+    annotations: str = ""
+    crowd: str = "leave-out"
+    exif: str = "size"
     left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    hints: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.split:
-            raise UserError(f"{self.source} has no splits; leave out --split {self.split}.")
+            raise UserError(
+                f"{self.source} has no splits; leave out --split {self.split} (--annotations names a split's file)."
+            )
+        for name, value, known in (("crowd", self.crowd, CROWDS), ("exif", self.exif, EXIFS)):
+            if value not in known:
+                raise UserError(f"--{name} {value}: one of {', '.join(known)}.{did_you_mean(value, known)}")
+        if self.root.lower().endswith((".json", ".json.gz")) and not self.annotations:
+            self.annotations = self.root
+            folder = self.root.rsplit("/", 1)[0]
+            self.root = folder.removesuffix("/annotations")
 
     def items(self) -> list[Item]:
-        need_folders(self.root, ["images"], LAYOUT)
-        uri = storage.join(self.root, "annotations.json")
+        if not storage.exists(self.root):
+            raise UserError(f"There is no folder {self.root}.")
+        start = len(storage.join(self.root, ""))
+        files = [uri[start:].lstrip("/") for uri in storage.list_files(self.root)]
+        name = coco_names.find_annotations(self.root, files, self.annotations)
+        uri = name if name.startswith("/") or "://" in name else storage.join(self.root, name)
         content = load_json(uri, KIND, ("images", "annotations"))
-        left_out = {CROWD: 0, NO_OBJECT: 0, NO_IMAGE: 0}
+        left_out: Counter[str] = Counter()
         try:
-            objects: dict[Any, list[Any]] = {image["id"]: [] for image in content["images"]}
-            for annotation in content["annotations"]:
-                if annotation.get("iscrowd", 0):
-                    left_out[CROWD] += 1
-                elif annotation["image_id"] not in objects:
-                    left_out[NO_IMAGE] += 1
-                else:
-                    objects[annotation["image_id"]].append(annotation["segmentation"])
-            items = [
-                Item(str(image["file_name"]), _size(image), json.dumps(objects[image["id"]]).encode())
-                for image in content["images"]
-                if objects[image["id"]]
-            ]
+            images, by_id = images_of(content["images"], left_out)
+            join(content["annotations"], by_id, left_out)
+            if any("file_name" not in record for record in content["images"]):
+                raise KeyError("file_name")
         except KeyError as error:
             raise UserError(f"{uri} is not {KIND}: an entry lacks {error}.") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{uri} is not {KIND}: {error}.") from error
-        left_out[NO_OBJECT] = len(content["images"]) - len(items)
-        self.left_out = left_out
+        pictures = coco_names.Pictures(files, name)
+        find_pictures(images, pictures)
+        stems = coco_names.names([image.path.removeprefix("images/") or "?" for image in images])
+        items = []
+        for image, stem in zip(images, stems):
+            masks = self._masks(image, left_out)
+            if masks or image.aside or image.problem:
+                aside = tuple(image.aside)
+                text = json.dumps(masks).encode()
+                items.append(Item(stem, image.path, image.size, text, image.problem, aside))
+            else:
+                left_out[NO_OBJECT] += 1
+        self.left_out = {reason: count for reason, count in left_out.items() if count}
+        self._say(uri, len(content["images"]), len(content["annotations"]), pictures.by_rest)
         return items
 
+    def _masks(self, image: Image, left_out: Counter[str]) -> list[Any]:
+        """Segmentations of an image's objects; entries that are none are counted or put into its `aside`."""
+        masks = []
+        for entry in image.entries:
+            mask = _mask_of(entry)
+            try:
+                if coco_names.crowd(entry.get("iscrowd", 0)) and self.crowd == "leave-out":
+                    left_out[CROWD] += 1
+                elif mask is None and ("bbox" in entry or "keypoints" in entry):
+                    left_out[KEYPOINTS if entry.get("keypoints") else BOX] += 1
+                else:
+                    masks.append(entry["segmentation"])
+            except BadRow as bad:
+                image.aside.append((bad.reason, bad.detail))
+        return masks
+
+    def _say(self, uri: str, images: int, annotations: int, by_rest: int) -> None:
+        of_images = {NO_OBJECT, REPEATED_IMAGE}
+        counts = {reason: f"of {images if reason in of_images else annotations}" for reason in self.left_out}
+        units = {reason: " images" if reason in of_images else " annotations" for reason in self.left_out}
+        self.hints = {reason: counts[reason] + units[reason] for reason in counts}
+        for reason, hint in HINTS.items():
+            self.hints[reason] = "; ".join(filter(None, [self.hints.get(reason, ""), hint]))
+        self.notes = [f"{uri}: {images} images, {annotations} annotations"]
+        if by_rest:
+            self.notes.append(
+                f"{by_rest} of {images} file names fit a picture only without their folders, case or Unicode form"
+            )
+
     def name_of(self, item: Item) -> str:
-        """The file name without its ending; folders become part of it."""
-        path = PurePosixPath(item.image)
-        return "_".join([part for part in path.parts[:-1] if part != "/"] + [path.stem])
+        return item.name
 
     def path_of(self, item: Item) -> str:
-        return storage.join(self.root, "images", item.image)
+        return storage.join(self.root, item.image)
 
     def read(self, item: Item, aside: list[BadRow] | None = None) -> Row:
-        data = fetch(storage.join(self.root, "images"), item.image)
-        shape = decode_image(data, strict=True).shape[:2]
-        if item.size is not None and item.size != shape:
-            sizes = f"image {shape[0]} x {shape[1]}, its record {item.size[0]} x {item.size[1]}"
-            raise BadRow("mask has another size", sizes)
+        if item.problem:
+            raise BadRow(*item.problem)
+        data = fetch(self.root, item.image)
+        image = decode_image(data, strict=True)
+        segmentations = json.loads(item.segmentations)
+        orientation = self._orientation(data, image, item.size, segmentations)
+        shape = image.shape[:2]
+        drawn = (shape[1], shape[0]) if orientation >= 5 else shape
         objects: list[Region] = []
-        problems: list[BadRow] = []
-        for index, segmentation in enumerate(json.loads(item.segmentations)):
+        problems = [BadRow(*problem) for problem in item.aside]
+        for index, segmentation in enumerate(segmentations):
             try:
-                found = segmentation_region(segmentation, *shape)
+                found = segmentation_region(segmentation, *drawn, problems)
+                if found is not None and orientation != 1:
+                    mask = np.zeros(drawn, bool)
+                    mask[found.window] = found.mask
+                    found = region(turn(mask, orientation))
                 if found is None:
                     raise BadRow("object with no pixels", f"object {index} of the image")
                 objects.append(found)
@@ -117,83 +197,42 @@ class CocoInstancesReader:
             raise problems[0]
         if aside is not None:
             aside += problems
-        return build_row(self.name_of(item), data, shape, objects, source=self.source)
+        return build_row(item.name, data, shape, objects, source=self.source)
+
+    def _orientation(
+        self, data: bytes, image: np.ndarray, size: tuple[int, int] | None, segmentations: list[Any]
+    ) -> int:
+        """EXIF orientation by which the masks are to be turned: 1 when they lie on the picture as it is shown.
+
+        Raises:
+            BadRow: the record has another size than the picture, or nothing tells how the masks lie.
+        """
+        shown, stored = image.shape[:2], header_size(data)
+        orientation = orientation_of(data, image)
+        turned = f", {stored[1]} x {stored[0]} as stored (EXIF orientation {orientation})" if orientation != 1 else ""
+        said = [size] if size else [_size_of(s) for s in segmentations]
+        sizes = {s for s in said if s is not None}
+        if size is not None and size not in ({shown, stored} if orientation != 1 else {shown}):
+            seen = f"picture {shown[1]} x {shown[0]}{turned}, its record {size[1]} x {size[0]}"
+            exchanged = " (width and height exchanged)" if size == (shown[1], shown[0]) else ""
+            raise BadRow(OTHER_SIZE, seen + exchanged)
+        if orientation == 1:
+            return 1
+        if shown != stored and sizes == {shown}:
+            return 1
+        if shown != stored and sizes == {stored}:
+            return orientation
+        if self.exif == "size":
+            raise BadRow(TURNED, f"picture {shown[1]} x {shown[0]} as shown{turned}")
+        return orientation if self.exif == "stored" else 1
 
 
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    if image.get("height") is None or image.get("width") is None:
-        return None
-    return int(image["height"]), int(image["width"])
+def _size_of(segmentation: Any) -> tuple[int, int] | None:
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    return tuple(size) if isinstance(size, list) and len(size) == 2 else None
 
 
-def segmentation_region(segmentation: Any, height: int, width: int) -> Region | None:
-    """Region of COCO's `segmentation`, None when no pixel is in the image.
-
-    Raises:
-        BadRow: it is neither polygons nor run lengths, or of an image of another size.
-    """
-    if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if size != [height, width]:
-            raise BadRow("mask has another size", f"image {height} x {width}, run lengths of {str(size)[:40]}")
-        try:
-            runs = unpack(counts) if isinstance(counts, str) else counts
-            return region(decode_runs(runs, height, width))
-        except (ValueError, TypeError) as error:
-            raise BadRow(MALFORMED, f"run lengths: {error}") from error
-    try:
-        polygons = [_polygon(points) for points in segmentation]
-    except (ValueError, TypeError) as error:
-        raise BadRow(MALFORMED, f"not a list of polygons: {error}") from error
-    return coco_merge.polygon_region(polygons, height, width) if polygons else None
-
-
-def _polygon(points: Any) -> np.ndarray:
-    """(K, 2) int32 (column, row) vertices, rounded half to even, of a flat list x, y, x, y, ..."""
-    if not isinstance(points, list) or len(points) < 2 or len(points) % 2:
-        raise ValueError(f"{str(points)[:60]}")
-    values = np.array(points, np.float64)
-    if values.ndim != 1 or not np.all(np.abs(values) < MAX_COORDINATE):
-        raise ValueError("a coordinate is no number or out of bounds")
-    return values.reshape(-1, 2).round().astype(np.int32)
-
-
-def decode_runs(runs: Any, height: int, width: int) -> np.ndarray:
-    """(height, width) bool of run lengths in column order, the first of them outside the object.
-
-    Raises:
-        ValueError: they are no lengths, or do not fill the picture.
-    """
-    if not isinstance(runs, list) or not all(type(n) is int and n >= 0 for n in runs):
-        raise ValueError("a length is no number from 0 up")
-    if sum(runs) != height * width:
-        raise ValueError(f"they fill {sum(runs)} of {height * width} pixels")
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
-
-
-def unpack(text: str) -> list[int]:
-    """Run lengths of pycocotools' compressed text.
-
-    Five bits a character, lowest first, from "0" up, 32 = more follow, signed; from the fourth number on it is the
-    difference to the number two before (`rleFrString` in cocoapi's common/maskApi.c).
-
-    Raises:
-        ValueError: it is something else.
-    """
-    runs: list[int] = []
-    value, bits = 0, 0
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or bits >= 5 * MAX_CHARACTERS:
-            raise ValueError(f"{character!r} in compressed run lengths")
-        value |= (code & 31) << bits
-        bits += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << bits
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value, bits = 0, 0
-    if bits:
-        raise ValueError("compressed run lengths end in a number")
-    return runs
+def _mask_of(entry: dict[str, Any]) -> Any:
+    """The segmentation of an entry, None when it is empty."""
+    mask = entry.get("segmentation")
+    return mask if mask and mask != [[]] and (not isinstance(mask, dict) or mask.get("counts")) else None

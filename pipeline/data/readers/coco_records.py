@@ -1,0 +1,116 @@
+"""Image records and annotations of a COCO JSON joined by id; what cannot be told apart is never joined."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.data.readers import coco_names
+from pipeline.errors import BadRow
+
+NO_IMAGE = "annotation of an image that is not listed"
+REPEATED_IMAGE = "image record that repeats another one"
+REPEATED = "annotation that repeats another one"
+ONE_ID = "one id of several images"
+ONE_FILE = "one file in several image records"
+TWO_ANNOTATIONS = "one id of several annotations of an image"
+
+
+@dataclass
+class Image:
+    """One image record and what is found out about it.
+
+    Attributes:
+        file_name: as recorded.
+        size: (height, width) as recorded, or None.
+        number: its id, for messages.
+        path: of its picture below the root.
+        problem: (reason, detail) why it cannot be used, or None.
+        entries: its annotations.
+        aside: (reason, detail) of annotations that cannot be used.
+    """
+
+    file_name: str
+    size: tuple[int, int] | None
+    number: str
+    path: str = ""
+    problem: tuple[str, str] | None = None
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    aside: list[tuple[str, str]] = field(default_factory=list)
+
+
+def images_of(records: list[Any], left_out: Counter[str]) -> tuple[list[Image], dict[str, list[Image]]]:
+    """Images in the order of the file, and those of each id by how it reads: 1, 1.0 and "1" are one."""
+    by_id: dict[str, list[Image]] = defaultdict(list)
+    images: list[Image] = []
+    for record in records:
+        reads, kind = coco_names.key(record["id"])
+        image = Image(str(record.get("file_name", "")), _size(record), f"{record['id']} ({kind})")
+        if any((image.file_name, image.size) == (other.file_name, other.size) for other in by_id[reads]):
+            left_out[REPEATED_IMAGE] += 1
+            continue
+        by_id[reads].append(image)
+        images.append(image)
+    return images, by_id
+
+
+def _size(record: dict[str, Any]) -> tuple[int, int] | None:
+    if record.get("height") is None or record.get("width") is None:
+        return None
+    return int(float(record["height"])), int(float(record["width"]))
+
+
+def join(annotations: list[Any], by_id: dict[str, list[Image]], left_out: Counter[str]) -> None:
+    """Give each image its annotations; where an id is that of several images, they get a problem instead."""
+    for entry in annotations:
+        mask = entry["segmentation"] if not ("bbox" in entry or "keypoints" in entry) else entry.get("segmentation")
+        found = by_id.get(coco_names.key(entry["image_id"])[0], [])
+        if not found:
+            left_out[NO_IMAGE] += 1
+        elif len(found) > 1:
+            seen = ", ".join(f"{image.file_name!r} has id {image.number}" for image in found[:4])
+            for image in found:
+                image.problem = (ONE_ID, seen)
+        else:
+            found[0].entries.append({**entry, "segmentation": mask})
+    for images in by_id.values():
+        for image in images:
+            _tell_apart(image, left_out)
+
+
+def _tell_apart(image: Image, left_out: Counter[str]) -> None:
+    """Of an image's annotations with one id the exact repeats are left out; different ones are set aside."""
+    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for place, entry in enumerate(image.entries):
+        number = entry.get("id")
+        groups[place if number is None else coco_names.key(number)[0]].append(entry)
+    if len(groups) == len(image.entries):
+        return
+    image.entries = []
+    for number, entries in groups.items():
+        different = {json.dumps([entry["segmentation"], entry.get("iscrowd", 0)]) for entry in entries}
+        if len(different) == 1:
+            image.entries.append(entries[0])
+            left_out[REPEATED] += len(entries) - 1
+        else:
+            image.aside += [(TWO_ANNOTATIONS, f"{len(entries)} annotations of {image.file_name!r} have id {number}")]
+
+
+def find_pictures(images: list[Image], pictures: coco_names.Pictures) -> None:
+    """Find each image's picture; records of one file, and names that fit several, get a problem."""
+    records: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        try:
+            image.path = pictures.find(image.file_name)
+        except BadRow as bad:
+            image.problem = image.problem or (bad.reason, bad.detail)
+        if image.path and image.entries:
+            records[image.path].append(image)
+        image.path = image.path or image.file_name
+    for path, those in records.items():
+        if len(those) > 1:
+            seen = ", ".join(f"{image.file_name!r} of id {image.number}" for image in those[:4])
+            for image in those:
+                image.problem = image.problem or (ONE_FILE, f"{path}: {seen}")

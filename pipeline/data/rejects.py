@@ -1,0 +1,44 @@
+"""What a conversion left out or set aside, in words: how many of how many, why, and which option changes it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.data.manifest import PLAN, REJECTED, Manifest
+from pipeline.data.readers.base import Reader
+
+TWICE = "image_id occurs twice"
+
+
+def said(reader: Reader, reason: str, count: int) -> str:
+    """A reason with its count and, where the reader knows, of how many and which option changes it."""
+    hint = getattr(reader, "hints", {}).get(reason, "")
+    return f"{count} x {reason}" + (f" ({hint})" if hint else "")
+
+
+def counted(reasons: Counter[str], reader: Reader) -> str:
+    """All reasons, the most frequent first, for the message that ends a conversion."""
+    return ", ".join(said(reader, reason, n) for reason, n in reasons.most_common() if n) or "nothing was found"
+
+
+def images_of(out: str, manifest: Manifest) -> tuple[int, int]:
+    """Images of a finished conversion with something set aside, and all of them."""
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(out, REJECTED))))
+    images = json.loads(storage.read_bytes(storage.join(out, PLAN)))["images"]
+    rows = zip(table["image_id"].to_pylist(), table["path"].to_pylist())
+    return len(set(rows)), images + manifest.rejected.get(TWICE, 0)
+
+
+def lines(reader: Reader, out: str, manifest: Manifest) -> list[str]:
+    """The lines that end a conversion: what was read, what was set aside, what was left out."""
+    found = [f"read: {note}" for note in getattr(reader, "notes", ())]
+    found += [f"set aside: {said(reader, reason, count)}" for reason, count in manifest.rejected.items()]
+    if manifest.rejected:
+        bad, total = images_of(out, manifest)
+        found.append(f"set aside: in {bad} of {total} images, listed in {storage.join(out, REJECTED)}")
+    return found + [f"left out: {said(reader, reason, count)}" for reason, count in manifest.left_out.items()]
