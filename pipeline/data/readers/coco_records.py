@@ -77,25 +77,32 @@ def join(annotations: list[Any], by_id: dict[str, list[Image]], left_out: Counte
             found[0].entries.append({**entry, "segmentation": mask})
     for images in by_id.values():
         for image in images:
-            _tell_apart(image, left_out)
+            image.entries, image.aside = told_apart(image.entries, image.file_name, left_out)
 
 
-def _tell_apart(image: Image, left_out: Counter[str]) -> None:
-    """Of an image's annotations with one id the exact repeats are left out; different ones are set aside."""
+def told_apart(
+    entries: list[dict[str, Any]], name: str, left_out: Counter[str]
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Of an image's annotations with one id the exact repeats are left out; different ones are set aside.
+
+    Returns:
+        The annotations that remain, and (reason, detail) of what was set aside.
+    """
     groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for place, entry in enumerate(image.entries):
+    for place, entry in enumerate(entries):
         number = entry.get("id")
         groups[place if number is None else coco_names.key(number)[0]].append(entry)
-    if len(groups) == len(image.entries):
-        return
-    image.entries = []
-    for number, entries in groups.items():
-        different = {json.dumps([entry["segmentation"], entry.get("iscrowd", 0)]) for entry in entries}
+    if len(groups) == len(entries):
+        return entries, []
+    kept, aside = [], []
+    for number, those in groups.items():
+        different = {json.dumps([entry.get("segmentation"), entry.get("iscrowd", 0)]) for entry in those}
         if len(different) == 1:
-            image.entries.append(entries[0])
-            left_out[REPEATED] += len(entries) - 1
+            kept.append(those[0])
+            left_out[REPEATED] += len(those) - 1
         else:
-            image.aside += [(TWO_ANNOTATIONS, f"{len(entries)} annotations of {image.file_name!r} have id {number}")]
+            aside.append((TWO_ANNOTATIONS, f"{len(those)} annotations of {name!r} have id {number}"))
+    return kept, aside
 
 
 def find_pictures(images: list[Image], pictures: coco_names.Pictures) -> None:
