@@ -53,6 +53,8 @@ def job(args: list[str]) -> None:
     options = parse(args)
     if not 0 <= options.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction is a share: {options.max_bad_fraction} is not between 0 and 1.")
+    if options.seed < 0:
+        raise UserError(f"--seed is a number from 0 up, not {options.seed}.")
     start = time.monotonic()
     reader = open_reader(
         options.source,

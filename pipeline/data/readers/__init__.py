@@ -6,6 +6,7 @@ A new format is a class with the methods of `base.Reader` and one entry in `SOUR
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pipeline import storage
 from pipeline.data.readers.base import Reader, Skipped
@@ -65,7 +66,9 @@ def open_reader(
     if known not in SOURCES:
         raise UserError(f"{source!r} is not a known source.{did_you_mean(known, SOURCES)} Known: {', '.join(SOURCES)}.")
     source, root = known, storage.absolute(root)
-    coco = {name: value for name, value in (("annotations", annotations), ("crowd", crowd), ("exif", exif)) if value}
+    coco: dict[str, Any] = {
+        name: value for name, value in (("annotations", annotations), ("crowd", crowd), ("exif", exif)) if value
+    }
     if coco and source != "coco-instances":
         raise UserError(f"--{' and --'.join(coco)} is for 'coco-instances'; it has no meaning for {source!r}.")
     if coco:

@@ -35,9 +35,9 @@ BOX = "box without a mask"
 KEYPOINTS = "keypoints without a mask"
 TURNED = "EXIF turns the picture, and no size tells how its masks lie"
 HINTS = {
-    CROWD: "--crowd objects takes them in",
+    CROWD: "jobs.prepare --crowd objects takes them in",
     BOX: "no mask can be made of a box",
-    TURNED: "--exif shown or --exif stored says which",
+    TURNED: "jobs.prepare --exif shown or --exif stored says which",
 }
 CROWDS = ("leave-out", "objects")
 EXIFS = ("size", "shown", "stored")
@@ -54,6 +54,7 @@ class Item:
         segmentations: JSON list of the objects' segmentations.
         problem: (reason, detail) why the image cannot be used, or None.
         aside: (reason, detail) of each object that cannot be used for what its entry says.
+        exif: as the reader's; here, so that it counts among what the rows are made from.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Item:
     segmentations: bytes
     problem: tuple[str, str] | None = None
     aside: tuple[tuple[str, str], ...] = ()
+    exif: str = "size"
 
 
 @dataclass
@@ -121,14 +123,14 @@ class CocoInstancesReader:
             raise UserError(f"{uri} is not {KIND}: {error}.") from error
         pictures = coco_names.Pictures(files, name)
         find_pictures(images, pictures)
-        stems = coco_names.names([image.path.removeprefix("images/") or "?" for image in images])
+        stems = coco_names.names([image.end or "?" for image in images], [image.path for image in images])
         items = []
         for image, stem in zip(images, stems):
             masks = self._masks(image, left_out)
             if masks or image.aside or image.problem:
                 aside = tuple(image.aside)
                 text = json.dumps(masks).encode()
-                items.append(Item(stem, image.path, image.size, text, image.problem, aside))
+                items.append(Item(stem, image.path, image.size, text, image.problem, aside, self.exif))
             else:
                 left_out[NO_OBJECT] += 1
         self.left_out = {reason: count for reason, count in left_out.items() if count}
@@ -176,7 +178,7 @@ class CocoInstancesReader:
         data = fetch(self.root, item.image)
         image = decode_image(data, strict=True)
         segmentations = json.loads(item.segmentations)
-        orientation = self._orientation(data, image, item.size, segmentations)
+        orientation = _orientation(data, image, item, segmentations)
         shape = image.shape[:2]
         drawn = (shape[1], shape[0]) if orientation >= 5 else shape
         objects: list[Region] = []
@@ -199,32 +201,28 @@ class CocoInstancesReader:
             aside += problems
         return build_row(item.name, data, shape, objects, source=self.source)
 
-    def _orientation(
-        self, data: bytes, image: np.ndarray, size: tuple[int, int] | None, segmentations: list[Any]
-    ) -> int:
-        """EXIF orientation by which the masks are to be turned: 1 when they lie on the picture as it is shown.
 
-        Raises:
-            BadRow: the record has another size than the picture, or nothing tells how the masks lie.
-        """
-        shown, stored = image.shape[:2], header_size(data)
-        orientation = orientation_of(data, image)
-        turned = f", {stored[1]} x {stored[0]} as stored (EXIF orientation {orientation})" if orientation != 1 else ""
-        said = [size] if size else [_size_of(s) for s in segmentations]
-        sizes = {s for s in said if s is not None}
-        if size is not None and size not in ({shown, stored} if orientation != 1 else {shown}):
-            seen = f"picture {shown[1]} x {shown[0]}{turned}, its record {size[1]} x {size[0]}"
-            exchanged = " (width and height exchanged)" if size == (shown[1], shown[0]) else ""
-            raise BadRow(OTHER_SIZE, seen + exchanged)
-        if orientation == 1:
-            return 1
-        if shown != stored and sizes == {shown}:
-            return 1
-        if shown != stored and sizes == {stored}:
-            return orientation
-        if self.exif == "size":
-            raise BadRow(TURNED, f"picture {shown[1]} x {shown[0]} as shown{turned}")
-        return orientation if self.exif == "stored" else 1
+def _orientation(data: bytes, image: np.ndarray, item: Item, segmentations: list[Any]) -> int:
+    """EXIF orientation by which the masks are to be turned: 1 when they lie on the picture as it is shown.
+
+    Raises:
+        BadRow: the record has another size than the picture, or nothing tells how the masks lie.
+    """
+    shown, stored, size = image.shape[:2], header_size(data), item.size
+    orientation = orientation_of(data, image)
+    turned = f", {stored[1]} x {stored[0]} as stored (EXIF orientation {orientation})" if orientation != 1 else ""
+    if size is not None and size != shown and (orientation == 1 or size != stored):
+        exchanged = " (width and height exchanged)" if size == (shown[1], shown[0]) else ""
+        seen = f"picture {shown[1]} x {shown[0]}{turned}, its record {size[1]} x {size[0]}"
+        raise BadRow(OTHER_SIZE, seen + exchanged)
+    if orientation == 1:
+        return 1
+    sizes = {size} if size else {_size_of(s) for s in segmentations} - {None}
+    if shown != stored and sizes in ({shown}, {stored}):
+        return 1 if sizes == {shown} else orientation
+    if item.exif == "size":
+        raise BadRow(TURNED, f"picture {shown[1]} x {shown[0]} as shown{turned}")
+    return orientation if item.exif == "stored" else 1
 
 
 def _size_of(segmentation: Any) -> tuple[int, int] | None:

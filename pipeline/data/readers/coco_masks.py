@@ -10,10 +10,12 @@ import math
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
+import pycocotools.mask
 
 from pipeline.data.masks import Region, region
 from pipeline.errors import BadRow
+
+coco: Any = pycocotools.mask  # its stubs know no floats
 
 MALFORMED = "annotation is malformed"
 NO_NUMBER = "coordinate is no finite number"
@@ -42,7 +44,7 @@ def segmentation_region(segmentation: Any, height: int, width: int, aside: list[
         size = segmentation.get("size")
         if size != [height, width]:
             swapped = " (width and height exchanged)" if size == [width, height] else ""
-            seen = f"{size[1]} x {size[0]}" if _is_pair(size) else str(size)[:40]
+            seen = f"{size[1]} x {size[0]}" if isinstance(size, list) and len(size) == 2 else str(size)[:40]
             raise BadRow(OTHER_SIZE, f"picture {width} x {height}, run lengths of {seen}{swapped}")
         try:
             return region(decode_runs(_runs(segmentation.get("counts")), height, width))
@@ -83,10 +85,6 @@ def polygon_pixels(polygons: list[np.ndarray], height: int, width: int) -> Regio
     left, top, wide, high = (int(v) for v in coco.toBbox(drawn))
     mask = decode_runs(unpack(drawn["counts"].decode()), height, width)
     return region(mask[top : top + high, left : left + wide], top, left)
-
-
-def _is_pair(size: Any) -> bool:
-    return isinstance(size, list) and len(size) == 2
 
 
 def _corners(points: Any) -> np.ndarray:

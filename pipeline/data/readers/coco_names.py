@@ -155,8 +155,8 @@ class Pictures:
         self._splits = _splits(re.split(r"[/_.]", annotations))
         self.by_rest = 0  # names that fit only without their first folders, or not by case or Unicode form
 
-    def find(self, name: str) -> str:
-        """Path below the root, "" when there is no such file.
+    def find(self, name: str) -> tuple[str, str]:
+        """Path below the root, and the end of it that the name gave; both "" when there is no such file.
 
         Raises:
             BadRow: several files fit and none exactly.
@@ -170,41 +170,39 @@ class Pictures:
                     place = "/".join([folder, *path]) if folder else "/".join(path)
                     if place in self._files:
                         self.by_rest += paths is not whole
-                        return place
+                        return place, "/".join(path)
         for path in (*whole, *sorted(rests, key=len, reverse=True)):
             for folder in self._folders:
                 hits = self._folded.get(fold("/".join([folder, *path]) if folder else "/".join(path)), [])
                 if hits:
-                    return self._only(name, hits)
+                    return self._only(name, hits, len(path))
         if not spellings:
-            return ""
+            return "", ""
         if len(whole[0] if whole else ()) > 1 and not _foreign(name):
-            return ""  # a file of that name in another folder is another picture
+            return "", ""  # a file of that name in another folder is another picture
         hits = self._by_name.get(fold(spellings[-1][-1]), [])
         asked = _splits(spellings[-1]) or self._splits
         hits = [hit for hit in hits if not asked or not _splits(hit.split("/")) or asked & _splits(hit.split("/"))]
-        return self._only(name, hits) if hits else ""
+        return self._only(name, hits, 1) if hits else ("", "")
 
-    def _only(self, name: str, hits: list[str]) -> str:
+    def _only(self, name: str, hits: list[str], parts: int) -> tuple[str, str]:
         if len(hits) > 1:
             raise BadRow(SEVERAL_FILES, f"{name!r}: {', '.join(hits[:4])}")
         self.by_rest += 1
-        return hits[0]
+        return hits[0], "/".join(hits[0].split("/")[-parts:])
 
 
-def names(paths: Sequence[str]) -> list[str]:
-    """An image_id for each path: without its ending and with _ for /, or more of the path where two would be one."""
-    forms = (
-        lambda p: "_".join([*_parts(p)[:-1], PurePosixPath(p).stem]),
-        lambda p: "_".join(_parts(p)),
-        lambda p: quote(p, safe=" "),
-    )
-    made = [forms[0](p) for p in paths]
-    for form in forms[1:]:
-        forms_alike = Counter(unicodedata.normalize("NFC", name) for name in made)
-        made = [
-            name if forms_alike[unicodedata.normalize("NFC", name)] == 1 else form(p) for name, p in zip(made, paths)
-        ]
+def names(ends: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """An image_id for each picture: the end of its path without its ending, or more where two would be the same.
+
+    Args:
+        ends: of the paths, as the annotation names the pictures.
+        paths: below the root.
+    """
+    made = ["_".join([*_parts(end)[:-1], PurePosixPath(end).stem]) for end in ends]
+    for longer in (["_".join(_parts(end)) for end in ends], [quote(path, safe=" ") for path in paths]):
+        alike = Counter(unicodedata.normalize("NFC", name) for name in made)
+        made = [n if alike[unicodedata.normalize("NFC", n)] == 1 else more for n, more in zip(made, longer)]
     repeated = Counter(made)
     return [name if repeated[name] == 1 else f"{name}#{place}" for place, name in enumerate(made)]
 

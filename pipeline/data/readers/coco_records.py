@@ -27,6 +27,7 @@ class Image:
         size: (height, width) as recorded, or None.
         number: its id, for messages.
         path: of its picture below the root.
+        end: of that path, as its row is called.
         problem: (reason, detail) why it cannot be used, or None.
         entries: its annotations.
         aside: (reason, detail) of annotations that cannot be used.
@@ -36,6 +37,7 @@ class Image:
     size: tuple[int, int] | None
     number: str
     path: str = ""
+    end: str = ""
     problem: tuple[str, str] | None = None
     entries: list[dict[str, Any]] = field(default_factory=list)
     aside: list[tuple[str, str]] = field(default_factory=list)
@@ -110,12 +112,13 @@ def find_pictures(images: list[Image], pictures: coco_names.Pictures) -> None:
     records: dict[str, list[Image]] = defaultdict(list)
     for image in images:
         try:
-            image.path = pictures.find(image.file_name)
+            image.path, image.end = pictures.find(image.file_name)
         except BadRow as bad:
             image.problem = image.problem or (bad.reason, bad.detail)
         if image.path and image.entries:
             records[image.path].append(image)
         image.path = image.path or image.file_name
+        image.end = (image.end or image.file_name).removeprefix("images/")
     for path, those in records.items():
         if len(those) > 1:
             seen = ", ".join(f"{image.file_name!r} of id {image.number}" for image in those[:4])
