@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from pipeline.data.manifest import PLAN, REJECTED, Manifest
 from pipeline.data.readers.base import Reader
 
 TWICE = "image_id occurs twice"
+SHOWN = 200  # characters of an example
 
 
 def said(reader: Reader, reason: str, count: int) -> str:
@@ -26,19 +28,20 @@ def counted(reasons: Counter[str], reader: Reader) -> str:
     return ", ".join(said(reader, reason, n) for reason, n in reasons.most_common() if n) or "nothing was found"
 
 
-def images_of(out: str, manifest: Manifest) -> tuple[int, int]:
-    """Images of a finished conversion with something set aside, and all of them."""
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(out, REJECTED))))
-    images = json.loads(storage.read_bytes(storage.join(out, PLAN)))["images"]
-    rows = zip(table["image_id"].to_pylist(), table["path"].to_pylist())
-    return len(set(rows)), images + manifest.rejected.get(TWICE, 0)
+def first(rejected: Sequence[dict[str, str]]) -> str:
+    """The first reject in words: which image, and what was seen."""
+    return f"{rejected[0]['path']}: {rejected[0]['detail'][:SHOWN]}" if rejected else ""
 
 
 def lines(reader: Reader, out: str, manifest: Manifest) -> list[str]:
     """The lines that end a conversion: what was read, what was set aside, what was left out."""
     found = [f"read: {note}" for note in getattr(reader, "notes", ())]
-    found += [f"set aside: {said(reader, reason, count)}" for reason, count in manifest.rejected.items()]
     if manifest.rejected:
-        bad, total = images_of(out, manifest)
+        rows = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(out, REJECTED)))).to_pylist()
+        for reason, count in manifest.rejected.items():
+            example = first([row for row in rows if row["reason"] == reason])
+            found.append(f"set aside: {said(reader, reason, count)}, first {example}")
+        bad = len({(row["image_id"], row["path"]) for row in rows})
+        total = json.loads(storage.read_bytes(storage.join(out, PLAN)))["images"] + manifest.rejected.get(TWICE, 0)
         found.append(f"set aside: in {bad} of {total} images, listed in {storage.join(out, REJECTED)}")
     return found + [f"left out: {said(reader, reason, count)}" for reason, count in manifest.left_out.items()]

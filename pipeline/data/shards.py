@@ -22,7 +22,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline import runtime, storage
 from pipeline.data.manifest import MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
-from pipeline.data.rejects import TWICE, counted
+from pipeline.data.rejects import TWICE, counted, first
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
 
@@ -120,8 +120,8 @@ def write_shards(
     if bad > limit:
         raise UserError(
             f"{bad} of {seen} images are bad, more than --max-bad-fraction {max_bad_fraction:g} of {total} allows: "
-            f"{counted(reasons, reader)}. They are listed in {storage.join(out, REJECTED)}. Mend them or allow more; "
-            "the same command then continues."
+            f"{counted(reasons, reader)}; first {first(rejected)}. They are listed in {storage.join(out, REJECTED)}. "
+            "Mend them or allow more; the same command then continues."
         )
     shards = [ShardInfo(**result["info"]) for result in results if result["info"]]
     left_out = Counter(reader.left_out)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.data.images import decode_image, decode_sample
+from pipeline.data.manifest import PLAN, REJECTED, Manifest
 from pipeline.data.readers import open_reader
 from pipeline.data.readers.coco_names import find_annotations, key, names
-from pipeline.data.readers.layouts import other_layout
+from pipeline.data.rejects import lines
 from pipeline.errors import BadRow, UserError
 
 SIZE = {"height": 40, "width": 60}
@@ -248,16 +251,37 @@ def test_ids_that_are_none() -> None:
             key(bad)
 
 
-def test_sources_in_any_case_and_roots_in_another_layout(tmp_path: Path) -> None:
-    assert open_reader("COCO-Instances", str(tmp_path)).source == "coco-instances"
-    with pytest.raises(UserError, match="Did you mean 'coco-lvis'"):
-        open_reader("COCO_LVIS", str(tmp_path))
-    picture(tmp_path / "data" / "img" / "a.png")
-    (tmp_path / "data" / "gt").mkdir()
-    said = other_layout("coco-lvis", str(tmp_path / "data"))
-    assert "holds gt/, img/: that fits folder or davis" in said
-    assert f"--root {tmp_path / 'data'}" in other_layout("davis", str(tmp_path))
-    assert other_layout("davis", str(tmp_path / "data")) == ""
-    (tmp_path / "empty").mkdir()
-    assert "is empty" in other_layout("voc-grey", str(tmp_path / "empty"))
-    assert other_layout("voc", str(tmp_path / "absent")) == ""
+@pytest.mark.parametrize("folder", ["masks", "gt", "SegmentationObject", "labels"])
+def test_a_mask_of_that_name_is_no_picture(tmp_path: Path, folder: str) -> None:
+    picture(tmp_path / folder / "a.png")
+    export(tmp_path / "annotations.json", [{"id": 1, "file_name": "a.png"}], [note(1)])
+    assert "image is missing" in read(tmp_path)[1]["a"][0]
+
+
+@pytest.mark.parametrize("size", [{"height": 0, "width": 0}, {"height": None}, {"height": "40", "width": "60.0"}, {}])
+def test_sizes_as_tools_write_them(tmp_path: Path, size: dict[str, Any]) -> None:
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "pictures").symlink_to(tmp_path / "images")
+    export(tmp_path / "annotations.json", [{"id": 1, "file_name": "pictures/a.png", **size}], [note(1)])
+    assert read(tmp_path)[0] == {"pictures_a": 1}
+    export(tmp_path / "annotations.json", [{"id": 1, "file_name": "a.png", "height": 60, "width": 40}], [note(1)])
+    assert "its record 40 x 60 (width and height exchanged)" in read(tmp_path)[1]["a"][0]
+    export(tmp_path / "annotations.json", [{"id": 1, "file_name": "a.png", "height": 1e999, "width": 4}], [note(1)])
+    with pytest.raises(UserError, match="is not a COCO instances file"):
+        read(tmp_path)
+
+
+def test_what_ends_a_conversion(tmp_path: Path) -> None:
+    rows = [{"image_id": "a", "reason": "r", "detail": "x and y", "path": "/images/a.png"}]
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / REJECTED)
+    (tmp_path / PLAN).write_text('{"images": 24}')
+    picture(tmp_path / "raw" / "images" / "a.png")
+    export(tmp_path / "raw" / "annotations.json", [{"id": 1, "file_name": "a.png"}], [note(1), note(1, iscrowd=1)])
+    reader = read(tmp_path / "raw")[2]
+    manifest = Manifest(1, "n", "s", "", 23, 23, [], {"r": 1}, reader.left_out)
+    assert lines(reader, str(tmp_path), manifest)[1:] == [
+        "set aside: 1 x r, first /images/a.png: x and y",
+        f"set aside: in 1 of 24 images, listed in {tmp_path / REJECTED}",
+        "left out: 1 x crowd region, which is no object (of 2 annotations; jobs.prepare --crowd objects takes them in)",
+    ]

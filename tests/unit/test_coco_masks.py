@@ -46,6 +46,7 @@ def a_polygon(rng: np.random.Generator, height: int, width: int) -> list[float]:
 
 def test_an_eight_by_eight_square_has_64_pixels() -> None:
     assert pixels([SQUARE], 20, 20).sum() == 64
+    assert pixels(SQUARE, 20, 20).sum() == 64  # VIA writes one polygon without its list
 
 
 def test_10000_polygons_as_pycocotools_draws_them() -> None:

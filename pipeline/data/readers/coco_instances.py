@@ -119,7 +119,7 @@ class CocoInstancesReader:
                 raise KeyError("file_name")
         except KeyError as error:
             raise UserError(f"{uri} is not {KIND}: an entry lacks {error}.") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{uri} is not {KIND}: {error}.") from error
         pictures = coco_names.Pictures(files, name)
         find_pictures(images, pictures)
@@ -185,7 +185,7 @@ class CocoInstancesReader:
         problems = [BadRow(*problem) for problem in item.aside]
         for index, segmentation in enumerate(segmentations):
             try:
-                found = segmentation_region(segmentation, *drawn, problems)
+                found = segmentation_region(segmentation, drawn[0], drawn[1], problems)
                 if found is not None and orientation != 1:
                     mask = np.zeros(drawn, bool)
                     mask[found.window] = found.mask

@@ -50,6 +50,8 @@ def segmentation_region(segmentation: Any, height: int, width: int, aside: list[
             return region(decode_runs(_runs(segmentation.get("counts")), height, width))
         except (ValueError, TypeError) as error:
             raise BadRow(MALFORMED, f"run lengths: {error}") from error
+    if isinstance(segmentation, list) and len(segmentation) >= 6 and type(segmentation[0]) in (int, float):
+        segmentation = [segmentation]  # one polygon without its list, as VIA writes it
     if not isinstance(segmentation, list):
         raise BadRow(MALFORMED, f"neither polygons nor run lengths: {str(segmentation)[:60]}")
     good: list[np.ndarray] = []

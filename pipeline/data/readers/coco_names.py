@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from pipeline import storage
-from pipeline.data.readers.folder import SUFFIXES
 from pipeline.errors import BadRow, UserError
 
 SEVERAL_FILES = "file name fits several files"
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 KNOWN = re.compile(r"(_?annotations([._]coco)?|instances.*|result|.*coco.*|labels|via.*)\.json(\.gz)?", re.IGNORECASE)
+NO_PICTURES = re.compile(r"masks?|gt|labels?|annot|seg|panoptic|inst|stuff", re.IGNORECASE)  # folders of masks
 DEPTH = 3  # parts of a path below the root at which annotation files are looked for
 
 
@@ -144,13 +144,14 @@ class Pictures:
     """The picture files below a root, found by the names that a COCO file gives them."""
 
     def __init__(self, files: Sequence[str], annotations: str) -> None:
-        pictures = [f for f in files if f.lower().endswith(SUFFIXES)]
+        pictures = [f for f in files if not f.lower().endswith((".json", ".json.gz"))]
         self._files = set(pictures)
         self._folded: dict[str, list[str]] = defaultdict(list)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for path in pictures:
             self._folded[fold(path)].append(path)
-            self._by_name[fold(PurePosixPath(path).name)].append(path)
+            if not any(NO_PICTURES.match(part) for part in path.split("/")[:-1]):
+                self._by_name[fold(PurePosixPath(path).name)].append(path)
         self._folders = folders_of(annotations)
         self._splits = _splits(re.split(r"[/_.]", annotations))
         self.by_rest = 0  # names that fit only without their first folders, or not by case or Unicode form

@@ -59,7 +59,7 @@ def images_of(records: list[Any], left_out: Counter[str]) -> tuple[list[Image], 
 
 
 def _size(record: dict[str, Any]) -> tuple[int, int] | None:
-    if record.get("height") is None or record.get("width") is None:
+    if not record.get("height") or not record.get("width"):  # missing, null, or the 0 that some tools write for it
         return None
     return int(float(record["height"])), int(float(record["width"]))
 
