@@ -96,6 +96,7 @@ def test_10000_run_lengths_as_pycocotools_reads_them() -> None:
         ([["1", "1", "9", "1", "9", "9"]], "coordinate is no finite number"),
         ([[1, 1, None, 1, 9, 9]], "coordinate is no finite number"),
         ([[True, 1, 9, 1, 9, 9]], "coordinate is no finite number"),
+        ([[1, 1, -(10**400), 1, 9, 9]], "coordinate is far outside every picture"),
         ([[1, 1, 1e9, 1, 9, 9]], "coordinate is far outside every picture"),
         ([[0, 0, 1e6, 1e6, 0, 1e6, 1e6, 0] * 9], "annotation is malformed"),
         ([SQUARE, [1, 1, "9", 1, 9, 9]], "coordinate is no finite number"),

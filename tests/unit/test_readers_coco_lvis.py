@@ -70,3 +70,23 @@ def test_coco_lvis_lists_that_were_shortened(tmp_path: Path) -> None:
     assert reader.left_out["panoptic image that the LVIS file of the split does not list"] == 1
     lost = reader.left_out["annotation of an image that is not listed"]
     assert lost > 0 and reader.hints["annotation of an image that is not listed"].endswith("LVIS annotations")
+
+
+def test_an_lvis_file_alone_as_coco_instances(tmp_path: Path) -> None:
+    """LVIS names its images by address only, and some of its validation images lie in train2017/."""
+    coco_lvis(tmp_path, lambda panoptic, lvis: None)
+    path = tmp_path / "annotations" / "lvis_v1_val.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        del image["file_name"]
+    moved = content["images"].pop()
+    path.write_text(json.dumps(content))
+    reader = open_reader("coco-instances", str(path))
+    assert {reader.name_of(item) for item in reader.items()} == {f"val2017_{ONE}", f"val2017_{TWO}"}
+    assert list(reader.left_out) == ["annotation of an image that is not listed"]
+    (tmp_path / "train2017").mkdir(exist_ok=True)
+    (tmp_path / "val2017" / f"{THREE}.jpg").rename(tmp_path / "train2017" / f"{THREE}.jpg")
+    content["images"] = [{**moved, "coco_url": f"http://images.cocodataset.org/train2017/{THREE}.jpg"}]
+    path.write_text(json.dumps(content))
+    (item,) = reader.items()
+    assert reader.path_of(item) == str(tmp_path / "train2017" / f"{THREE}.jpg") and reader.read(item).objects

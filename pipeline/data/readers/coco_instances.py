@@ -23,7 +23,7 @@ from pipeline.data.masks import Region, build_row, region
 from pipeline.data.readers import coco_names
 from pipeline.data.readers.base import fetch, load_json
 from pipeline.data.readers.coco_masks import OTHER_SIZE, segmentation_region
-from pipeline.data.readers.coco_records import REPEATED_IMAGE, Image, find_pictures, images_of, join
+from pipeline.data.readers.coco_records import REPEATED_IMAGE, Image, find_pictures, images_of, join, name_in
 from pipeline.data.readers.exif import orientation_of, turn
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError, did_you_mean
@@ -115,7 +115,7 @@ class CocoInstancesReader:
         try:
             images, by_id = images_of(content["images"], left_out)
             join(content["annotations"], by_id, left_out)
-            if any("file_name" not in record for record in content["images"]):
+            if not all(name_in(record) for record in content["images"]):
                 raise KeyError("file_name")
         except KeyError as error:
             raise UserError(f"{uri} is not {KIND}: an entry lacks {error}.") from error

@@ -94,7 +94,7 @@ def _corners(points: Any) -> np.ndarray:
     if not isinstance(points, list) or len(points) < 2 or len(points) % 2:
         raise BadRow(MALFORMED, f"not a list of polygons x, y, x, y, ...: {str(points)[:60]}")
     for value in points:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or value != value or value in (math.inf, -math.inf):
             raise BadRow(NO_NUMBER, repr(value)[:60])
         if abs(value) >= MAX_COORDINATE:
             raise BadRow(FAR, repr(value)[:60])

@@ -19,7 +19,9 @@ from pipeline.errors import BadRow, UserError
 
 SEVERAL_FILES = "file name fits several files"
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-KNOWN = re.compile(r"(_?annotations([._]coco)?|instances.*|result|.*coco.*|labels|via.*)\.json(\.gz)?", re.IGNORECASE)
+KNOWN = re.compile(
+    r"(_?annotations([._]coco)?|instances.*|result|.*coco.*|labels|via.*|lvis.*)\.json(\.gz)?", re.IGNORECASE
+)
 NO_PICTURES = re.compile(r"masks?|gt|labels?|annot|seg|panoptic|inst|stuff", re.IGNORECASE)  # folders of masks
 DEPTH = 3  # parts of a path below the root at which annotation files are looked for
 

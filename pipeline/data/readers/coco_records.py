@@ -49,13 +49,19 @@ def images_of(records: list[Any], left_out: Counter[str]) -> tuple[list[Image], 
     images: list[Image] = []
     for record in records:
         reads, kind = coco_names.key(record["id"])
-        image = Image(str(record.get("file_name", "")), _size(record), f"{record['id']} ({kind})")
+        image = Image(name_in(record), _size(record), f"{record['id']} ({kind})")
         if any((image.file_name, image.size) == (other.file_name, other.size) for other in by_id[reads]):
             left_out[REPEATED_IMAGE] += 1
             continue
         by_id[reads].append(image)
         images.append(image)
     return images, by_id
+
+
+def name_in(record: dict[str, Any]) -> str:
+    """File name of an image record; LVIS has only the address, of which folder and name count. "" for none."""
+    name = record.get("file_name")
+    return str(name) if name else "/".join(str(record.get("coco_url", "")).split("/")[-2:])
 
 
 def _size(record: dict[str, Any]) -> tuple[int, int] | None:
@@ -114,7 +120,8 @@ def find_pictures(images: list[Image], pictures: coco_names.Pictures) -> None:
         try:
             image.path, image.end = pictures.find(image.file_name)
         except BadRow as bad:
-            image.problem = image.problem or (bad.reason, bad.detail)
+            if image.entries:
+                image.problem = image.problem or (bad.reason, bad.detail)
         if image.path and image.entries:
             records[image.path].append(image)
         image.path = image.path or image.file_name
