@@ -71,7 +71,7 @@ def job(args: list[str]) -> None:
             reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
         )
     except UserError as error:
-        raise UserError(f"{error}{other_layout(reader.source, options.root)}") from error
+        raise UserError(f"{error}{other_layout(options.source.lower(), options.root)}") from error
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     print(f"{manifest.rows} images, {manifest.objects} objects, {len(manifest.shards)} shards, {size:.1f} MB")
     for line in lines(reader, options.out, manifest):
