@@ -11,9 +11,11 @@ import argparse
 import time
 
 from pipeline import runtime, storage
-from pipeline.data.manifest import REJECTED
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import SOURCES, open_reader
+from pipeline.data.readers.coco_instances import CROWDS, EXIFS
+from pipeline.data.readers.layouts import other_layout
+from pipeline.data.rejects import lines
 from pipeline.data.shards import write_shards
 from pipeline.errors import UserError
 
@@ -33,12 +35,17 @@ def parse(args: list[str]) -> argparse.Namespace:
         "--split", default="", help="train or val, for a source that has them (default: train, of voc val)"
     )
     parser.add_argument("--scores", default="", help="of sbd's train split: table (row index, name, score) for weights")
-    parser.add_argument("--annotations", default="", help="of coco-instances: the JSON file, where it is not found")
-    parser.add_argument(
-        "--crowd", default="", help="of coco-instances: objects takes regions marked iscrowd as objects"
-    )
     rules = "; ".join(f"{name}: {text}" for name, text in RULES.items())
     parser.add_argument("--masks", default="", help=f"of folder: what masks mean (default: by their values). {rules}")
+    parser.add_argument(
+        "--annotations", default="", help="of coco-instances: the annotation file, below the root or not"
+    )
+    parser.add_argument("--crowd", default="", help=f"of coco-instances: what crowd marks mean: {' or '.join(CROWDS)}")
+    parser.add_argument(
+        "--exif",
+        default="",
+        help=f"of coco-instances: pixels the masks of turned photographs lie on: {', '.join(EXIFS)}",
+    )
     parser.add_argument("--out", required=True, help="folder (or URI) for the shards; new, or of the same command")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="share of bad images that is still fine")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the rows (and of synthetic pictures)")
@@ -49,6 +56,8 @@ def job(args: list[str]) -> None:
     options = parse(args)
     if not 0 <= options.max_bad_fraction <= 1:
         raise UserError(f"--max-bad-fraction is a share: {options.max_bad_fraction} is not between 0 and 1.")
+    if options.seed < 0:
+        raise UserError(f"--seed is a number from 0 up, not {options.seed}.")
     start = time.monotonic()
     reader = open_reader(
         options.source,
@@ -56,21 +65,21 @@ def job(args: list[str]) -> None:
         options.split,
         options.seed,
         options.scores,
-        options.masks,
-        options.annotations,
-        options.crowd,
+        masks=options.masks,
+        annotations=options.annotations,
+        crowd=options.crowd,
+        exif=options.exif,
     )
-    manifest = write_shards(
-        reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
-    )
+    try:
+        manifest = write_shards(
+            reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
+        )
+    except UserError as error:
+        raise UserError(f"{error}{other_layout(options.source.lower(), options.root)}") from error
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     print(f"{manifest.rows} images, {manifest.objects} objects, {len(manifest.shards)} shards, {size:.1f} MB")
-    for meaning, count in manifest.understood.items():
-        print(f"  understood: {count} x {meaning}")
-    for reason, count in manifest.rejected.items():
-        print(f"  set aside: {count} x {reason}  (listed in {storage.join(options.out, REJECTED)})")
-    for reason, count in manifest.left_out.items():
-        print(f"  left out: {count} x {reason}")
+    for line in lines(reader, options.out, manifest):
+        print(f"  {line}")
     print(f"prepared in {runtime.duration(time.monotonic() - start)}: {storage.absolute(options.out)}")
 
 

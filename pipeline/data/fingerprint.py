@@ -21,6 +21,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.data.manifest import FILES, Manifest
 from pipeline.errors import UserError
+from pipeline.looks import look_of
 
 INPUTS = "inputs.json"
 ABSENT = ""  # mark of a file that was looked for and not there

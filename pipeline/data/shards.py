@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
@@ -23,6 +22,7 @@ from pipeline import runtime, storage
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped
+from pipeline.data.rejects import TWICE, counted, first, reject, write_rejected
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
 from pipeline.local_files import printable
@@ -32,8 +32,6 @@ from pipeline.watch import STILL_SECONDS, pulse_of_process, watching
 CONVERSION = 2  # counts up when a reader or this module makes other rows of the same files
 WORDS = {"conversion": "rows made by another version", "items_sha256": "other images or annotations"}  # of the plan
 TASK_RETRIES = 2  # Ray's default retries a task that kills its worker for ever
-TWICE = "image_id occurs twice"
-REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "reason", "detail", "path")])
 ENCODED = ["image", "ignore", "layers.list.element"]  # JPEG and PNG: compressing them again saves nothing
 PLAIN = ["image_id", "height", "width", "weight", "source"]
 PLAIN += [f"objects.list.element.{name}" for name in ("layer", "label", "parent", "area", "kind")]
@@ -83,8 +81,8 @@ def write_shards(
     items, doubles = _unique(reader, items)
     total = len(items) + len(doubles)
     if not items:
-        seen = _list(Counter({reason: n for reason, n in reader.left_out.items() if n}))
-        raise UserError(f"{reader.source}: there is no image to convert ({seen}).")
+        why = counted(Counter(reader.left_out) + Counter(d["reason"] for d in doubles), reader)
+        raise UserError(f"{reader.source}: there is no image to convert in {reader.root}: {why}.")
     count = math.ceil(len(items) / (rows_per_group * groups_per_shard))
     # Pickled one by one, so that the fingerprint of the plan covers the annotations of every image.
     pickled = [pickle.dumps(item, protocol=5) for item in items]
@@ -124,14 +122,14 @@ def write_shards(
 
     results = [done[i] for i in sorted(done)]
     rejected = doubles + [reject for result in results for reject in result["rejected"]]
-    _write_rejected(out, rejected)
+    write_rejected(out, rejected)
     reasons = Counter(reject["reason"] for reject in rejected)
     seen = sum(len(chunks[i]) for i in done) + len(doubles)
     if bad > limit:
         raise UserError(
             f"{bad} of {seen} images are bad, more than --max-bad-fraction {max_bad_fraction:g} of {total} allows: "
-            f"{_list(reasons)}. They are listed in {storage.join(out, REJECTED)}. Mend them or allow more; "
-            "the same command then continues."
+            f"{counted(reasons, reader)}; first {first(rejected)}. They are listed in {storage.join(out, REJECTED)}. "
+            "Mend them or allow more; the same command then continues."
         )
     shards = [ShardInfo(**result["info"]) for result in results if result["info"]]
     left_out, understood = Counter(reader.left_out), Counter[str]()
@@ -139,7 +137,7 @@ def write_shards(
         left_out.update(result["skipped"])
         understood.update(result.get("understood", {}))
     if not shards:
-        raise UserError(f"{reader.source}: none of {total} images can be used: {_list(reasons + left_out)}.")
+        raise UserError(f"{reader.source}: none of {total} images can be used: {counted(reasons + left_out, reader)}.")
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name or out.rsplit("/", 1)[-1],
@@ -196,7 +194,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
                 skipped[skip.reason] += 1
             except BadRow as bad:
                 aside.append(bad)
-            rejected += [_reject(job.reader, item, bad) for bad in aside]
+            rejected += [reject(job.reader, item, bad) for bad in aside]
     path = f"shard-{index:05d}.parquet"
     pulse.at(f"writing {path}")
     result = {
@@ -233,12 +231,6 @@ def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:
     )
 
 
-def _reject(reader: Reader, item: Any, bad: BadRow) -> dict[str, str]:
-    name, path = reader.name_of(item), reader.path_of(item)
-    texts = {"image_id": name, "reason": bad.reason, "detail": bad.detail, "path": path}
-    return {column: printable(text) for column, text in texts.items()}
-
-
 def _bad_images(result: dict[str, Any]) -> int:
     return len({reject["image_id"] for reject in result["rejected"]})
 
@@ -248,16 +240,19 @@ def _beside(out: str, path: str) -> str:
 
 
 def _unique(reader: Reader, items: Sequence[Any]) -> tuple[list[Any], list[dict[str, str]]]:
-    """Items without those whose image_id came before, and the rejects these make."""
-    seen: set[str] = set()
+    """Items whose image_id is that of no other, and the rejects that the others make, each naming them all."""
+    same: dict[str, list[Any]] = {}
+    for item in items:
+        same.setdefault(reader.name_of(item), []).append(item)
     good, doubles = [], []
     for item in items:
-        name = printable(reader.name_of(item))  # of a file name that is no UTF-8, as Parquet and MLflow take it
-        if name in seen:
-            doubles.append(_reject(reader, item, BadRow(TWICE)))
-        else:
-            seen.add(name)
+        others = same[reader.name_of(item)]
+        if len(others) == 1:
             good.append(item)
+        else:
+            doubles.append(
+                reject(reader, item, BadRow(TWICE, ", ".join(reader.path_of(other) for other in others[:4])))
+            )
     return good, doubles
 
 
@@ -300,17 +295,3 @@ def _finished(out: str, count: int, complete: bool) -> dict[int, dict[str, Any]]
         if whole and (complete or not (result["rejected"] and REJECTED in sizes)):
             done[result["shard"]] = result
     return done
-
-
-def _write_rejected(out: str, rejected: list[dict[str, str]]) -> None:
-    where = storage.join(out, REJECTED)
-    if not rejected:
-        storage.remove(where)
-        return
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rejected, schema=REJECTED_SCHEMA), buffer)
-    storage.write_bytes(where, buffer.getvalue())
-
-
-def _list(reasons: Counter[str]) -> str:
-    return ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common()) or "nothing was found"

@@ -229,17 +229,6 @@ def test_coco_lvis_pairs_within_the_split(raw: Path) -> None:
     assert sorted(reader.left_out.values()) == [0, 2]
 
 
-def test_coco_lvis_subsets_and_ids_that_occur_twice(raw: Path) -> None:
-    edit(raw / "annotations" / "lvis_v1_val.json", lambda p: p["images"].pop(0))  # its annotations stay
-    edit(raw / "annotations" / "panoptic_val2017.json", lambda p: p["images"].append(dict(p["images"][-1])))
-    reader = open_reader("coco-lvis", str(raw), "val")
-    last = reader.items()[-1]
-    assert any("does not list" in reason and n for reason, n in reader.left_out.items() if "LVIS object" in reason)
-    with pytest.raises(BadRow, match="image id is ambiguous"):
-        reader.read(last)
-    assert len(problems("coco-lvis", raw, "val")) == 1
-
-
 def test_coco_lvis_image_without_objects_is_skipped(raw: Path) -> None:
     edit(raw / "annotations" / "lvis_v1_val.json", lambda p: p.update(annotations=[]))
     edit(raw / "annotations" / "panoptic_val2017.json", lambda p: p["annotations"][0].update(segments_info=[]))

@@ -13,9 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline import s3, s3_client, s3_conditions, storage
-from pipeline.data import fingerprint
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.looks import look_of
 from tests.faulty_s3 import WRITING, FaultyS3
 
 SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_PROFILE")
@@ -293,16 +291,3 @@ def test_what_the_engine_asks_of_its_files(proxy: FaultyS3, monkeypatch: pytest.
     proxy.down = True
     with pytest.raises(StorageUnavailable):
         fs.get_file_info("bkt/run/a")
-
-
-def test_a_changed_byte_looks_different(proxy: FaultyS3) -> None:
-    for name in ("raw/images/a.png", "raw/masks/a b.png"):
-        storage.write_bytes(f"s3://bkt/looks/{name}", b"12345")
-    before = look_of("s3://bkt/looks/raw")
-    assert sorted(before) == ["images/a.png", "masks/a b.png"]
-    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12345")
-    assert look_of("s3://bkt/looks/raw/") == before  # written anew, the same content
-    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12344")
-    assert fingerprint.differing(before, look_of("s3://bkt/looks/raw")) == ["images/a.png"]
-    marks = {name: fingerprint.checksum(b"12345") for name in before}
-    assert fingerprint.changed_files("s3://bkt/looks/raw", marks, before) == ["images/a.png"]

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from pipeline import s3, s3_client, s3_conditions, storage
+from pipeline.data import fingerprint
 from pipeline.errors import UserError
+from pipeline.looks import look_of
 from tests.faulty_s3 import FaultyS3
 
 
@@ -274,3 +276,16 @@ def _round_trip(folder: str, key: str) -> None:
     assert storage.read_bytes(f"{folder}/{key}") == b"1" and storage.size_of(f"{folder}/{key}") == 1
     storage.remove(folder)
     assert storage.list_files(folder) == []
+
+
+def test_a_changed_byte_looks_different(proxy: FaultyS3) -> None:
+    for name in ("raw/images/a.png", "raw/masks/a b.png"):
+        storage.write_bytes(f"s3://bkt/looks/{name}", b"12345")
+    before = look_of("s3://bkt/looks/raw")
+    assert sorted(before) == ["images/a.png", "masks/a b.png"]
+    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12345")
+    assert look_of("s3://bkt/looks/raw/") == before  # written anew, the same content
+    storage.write_bytes("s3://bkt/looks/raw/images/a.png", b"12344")
+    assert fingerprint.differing(before, look_of("s3://bkt/looks/raw")) == ["images/a.png"]
+    marks = {name: fingerprint.checksum(b"12345") for name in before}
+    assert fingerprint.changed_files("s3://bkt/looks/raw", marks, before) == ["images/a.png"]

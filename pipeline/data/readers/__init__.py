@@ -6,6 +6,7 @@ A new format is a class with the methods of `base.Reader` and one entry in `SOUR
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pipeline import storage
 from pipeline.data.readers.base import Reader, Skipped
@@ -43,9 +44,11 @@ def open_reader(
     split: str = "",
     seed: int = 0,
     scores: str = "",
+    *,
     masks: str = "",
     annotations: str = "",
     crowd: str = "",
+    exif: str = "",
 ) -> Reader:
     """Reader of a raw data set.
 
@@ -54,23 +57,24 @@ def open_reader(
         root: folder or URI in that source's own layout.
         split: "train" or "val" where the source has splits (default: train, of voc val), else "".
         seed: of the pictures that `synthetic` draws.
-        annotations: of `coco-instances`, the file to read.
-        crowd: of `coco-instances`, "objects" or "leave-out".
         masks: of `folder`, what the numbers of mask files mean (`mask_rules.RULES`); "": by their values.
         scores: table that weighs the training images of `sbd`, "" for none.
+        annotations, crowd, exif: see `CocoInstancesReader`; "" for its defaults.
 
     Raises:
-        UserError: unknown source or split.
+        UserError: unknown source, split or option.
     """
-    if source not in SOURCES:
-        raise UserError(
-            f"{source!r} is not a known source.{did_you_mean(source, SOURCES)} Known: {', '.join(SOURCES)}."
-        )
-    root = storage.absolute(root)
-    if annotations or crowd:
-        if source != "coco-instances":
-            raise UserError(f"--annotations and --crowd are of 'coco-instances'; they have no meaning for {source!r}.")
-        return CocoInstancesReader(root, split=split, annotations=annotations, crowd=crowd or "leave-out")
+    known = source if source in SOURCES else source.lower()
+    if known not in SOURCES:
+        raise UserError(f"{source!r} is not a known source.{did_you_mean(known, SOURCES)} Known: {', '.join(SOURCES)}.")
+    source, root = known, storage.absolute(root)
+    coco: dict[str, Any] = {
+        name: value for name, value in (("annotations", annotations), ("crowd", crowd), ("exif", exif)) if value
+    }
+    if coco and source != "coco-instances":
+        raise UserError(f"--{' and --'.join(coco)} is for 'coco-instances'; it has no meaning for {source!r}.")
+    if coco:
+        return CocoInstancesReader(root, split=split, **coco)
     if masks:
         if source not in LAYOUTS:
             raise UserError(f"--masks says what mask files of 'folder' mean; it has no meaning for {source!r}.")

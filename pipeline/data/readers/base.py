@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import re
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -220,15 +222,16 @@ def name_list(uri: str) -> list[str]:
 
 
 def load_json(uri: str, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that has these keys.
+    """A JSON object that has these keys; the file may be compressed by gzip.
 
     Raises:
         UserError: no such file, not JSON, or JSON of another kind.
     """
     try:
         data = storage.read_bytes(uri)
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
         content = json.loads(data.removeprefix(codecs.BOM_UTF8))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{uri} is not a whole JSON file (cut off, perhaps): {error}") from error
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:

@@ -20,17 +20,21 @@ from pipeline import storage
 from pipeline.data import coco_merge
 from pipeline.data.images import decode, decode_image
 from pipeline.data.masks import Region, build_row, parents
-from pipeline.data.readers.base import Skipped, fetch, load_json, need_folders, sizes, stem
+from pipeline.data.readers.base import Skipped, fetch, load_json, need_folders, stem
+from pipeline.data.readers.coco_masks import MALFORMED
+from pipeline.data.readers.coco_names import key
+from pipeline.data.readers.coco_records import NO_IMAGE, ONE_ID, REPEATED, told_apart
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow, UserError, did_you_mean
 
 SPLITS = ("train", "val")
+LAYOUT = "coco-lvis needs train2017/, val2017/ and annotations/ under their published names."
 PANOPTIC = "a COCO panoptic file"
 LVIS = "an LVIS v1 file"
 NOT_IN_PANOPTIC = "LVIS image that the panoptic file of the split does not list"
-NOT_LISTED = "LVIS object of an image that the LVIS file does not list"
-TWICE = "an annotation file lists its id twice"
 NOT_IN_LVIS = "panoptic image that the LVIS file of the split does not list"
+NOT_LISTED = "panoptic annotation of an image that is not listed"
+TWO_FILES = "one id of two files"
 MAX_COORDINATE = 1 << 20
 
 
@@ -45,7 +49,8 @@ class Item:
         segments: (id, is a thing) of the COCO segments.
         vertices: (V, 2) int32 (column, row) of all LVIS polygons, one after the other.
         polygons: per LVIS object the number of vertices of each of its polygons.
-        problem: what is wrong with the annotation, or "".
+        problem: (reason, detail) of what is wrong with the annotation, or None.
+        aside: (reason, detail) of each object that cannot be used for what its entry says.
     """
 
     image: str
@@ -54,7 +59,8 @@ class Item:
     segments: tuple[tuple[int, bool], ...]
     vertices: np.ndarray
     polygons: tuple[tuple[int, ...], ...]
-    problem: str = ""
+    problem: tuple[str, str] | None = None
+    aside: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -65,6 +71,7 @@ class CocoLvisReader:
     split: str = "train"
     source: str = "coco+lvis"
     left_out: dict[str, int] = field(default_factory=dict)
+    hints: dict[str, str] = field(default_factory=dict)
     understood: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -80,51 +87,66 @@ class CocoLvisReader:
 
     def items(self) -> list[Item]:
         masks = f"annotations/panoptic_{self.split}2017"
-        self.root = need_folders(self.root, [f"{self.split}2017", "annotations", masks], self.source)
+        self.root = need_folders(self.root, [f"{self.split}2017", "annotations", masks], LAYOUT)
         panoptic_uri = self._annotation(f"panoptic_{self.split}2017.json")
         lvis_uri = self._annotation(f"lvis_v1_{self.split}.json")
         lists = ("images", "annotations", "categories")
         panoptic = load_json(panoptic_uri, PANOPTIC, lists)
+        left_out: Counter[str] = Counter()
+        problems: dict[str, tuple[str, str]] = {}
         try:
-            is_thing = {c["id"]: bool(c["isthing"]) for c in panoptic["categories"]}
-            images = {i["id"]: i for i in panoptic["images"]}
-            listed = [
-                Counter(i["id"] for i in panoptic["images"]),
-                Counter(a["image_id"] for a in panoptic["annotations"]),
-            ]
+            is_thing = {key(c["id"])[0]: bool(c["isthing"]) for c in panoptic["categories"]}
+            images = _by_id(panoptic["images"], "id", "file_name", problems)
+            noted = _by_id(panoptic["annotations"], "image_id", "file_name", problems)
             segments = {
-                a["image_id"]: (
+                number: (
                     str(a["file_name"]),
-                    [(int(s["id"]), is_thing[s["category_id"]]) for s in a["segments_info"]],
+                    [(int(s["id"]), is_thing[key(s["category_id"])[0]]) for s in a["segments_info"]],
                 )
-                for a in panoptic["annotations"]
+                for number, a in noted.items()
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{panoptic_uri} is not {PANOPTIC}: {_lack(error)}.") from error
         lvis = load_json(lvis_uri, LVIS, lists)
         try:
-            objects: dict[Any, list[Any]] = {i["id"]: [] for i in lvis["images"]}
-            shapes = {i["id"]: (i.get("height"), i.get("width")) for i in lvis["images"]}
-            listed.append(Counter(i["id"] for i in lvis["images"]))
-            unlisted = 0
+            records = _by_id(lvis["images"], "id", "coco_url", problems)
+            objects: dict[str, list[Any]] = {number: [] for number in records}
             for annotation in lvis["annotations"]:
-                if annotation["image_id"] in objects:
-                    objects[annotation["image_id"]].append(annotation["segmentation"])
+                segmentation, number = annotation["segmentation"], key(annotation["image_id"])[0]
+                if number in objects:
+                    objects[number].append({"id": annotation.get("id"), "segmentation": segmentation})
                 else:
-                    unlisted += 1
+                    left_out[NO_IMAGE] += 1
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{lvis_uri} is not {LVIS}: {_lack(error)}.") from error
+        annotations = len(lvis["annotations"])
         del lvis
-        paired = [key for key in segments if key in objects]
-        self.left_out = {
-            NOT_IN_PANOPTIC: len(objects) - len(paired),
-            NOT_IN_LVIS: len(segments) - len(paired),
-            **({NOT_LISTED: unlisted} if unlisted else {}),
-        }
-        twice = {key for counts in listed for key, count in counts.items() if count > 1}
+        left_out[NOT_LISTED] = len(segments.keys() - images.keys())
+        paired = [number for number in segments if number in objects and number in images]
+        left_out[NOT_IN_PANOPTIC] = len(objects.keys() - segments.keys())
+        left_out[NOT_IN_LVIS] = len(segments.keys() - objects.keys() - (segments.keys() - images.keys()))
         if not paired:
             raise UserError(f"No image is in both {panoptic_uri} and {lvis_uri}: they are of different data sets.")
-        return [_item(images.get(key, {}), *segments[key], shapes[key], objects[key], key in twice) for key in paired]
+        items = []
+        for number in paired:
+            name, record = str(images[number].get("file_name", "")), records[number]
+            kept, aside = told_apart(objects[number], name, left_out)
+            url = str(record.get("coco_url") or name)
+            if url.rsplit("/", 1)[-1] != name.rsplit("/", 1)[-1]:
+                problems.setdefault(number, (TWO_FILES, f"id {number} is {name!r} there and {url!r} in LVIS"))
+            size = (record.get("height"), record.get("width"))
+            masks = [entry["segmentation"] for entry in kept]
+            items.append(_item(name, *segments[number], size, masks, problems.get(number), aside))
+        self.left_out = {reason: left_out[reason] for reason in (NOT_IN_PANOPTIC, NOT_IN_LVIS)}
+        self.left_out |= {reason: count for reason, count in left_out.items() if count}
+        self.hints = {
+            NOT_IN_PANOPTIC: f"of {len(objects)} LVIS images",
+            NOT_IN_LVIS: f"of {len(segments)} panoptic images",
+            NOT_LISTED: f"of {len(segments)} panoptic images",
+            NO_IMAGE: f"of {annotations} LVIS annotations",
+            REPEATED: f"of {annotations} LVIS annotations",
+        }
+        return items
 
     def name_of(self, item: Item) -> str:
         return stem(item.image)
@@ -134,14 +156,14 @@ class CocoLvisReader:
 
     def read(self, item: Item, aside: list[BadRow] | None = None) -> Row:
         if item.problem:
-            raise BadRow("image id is ambiguous" if item.problem == TWICE else "annotation is malformed", item.problem)
+            raise BadRow(*item.problem)
         data = fetch(self._images, item.image)
         height, width = decode_image(data, strict=True).shape[:2]
         masks = self._annotation(f"panoptic_{self.split}2017")
         colours = decode(fetch(masks, item.panoptic, "mask"), cv2.IMREAD_COLOR, strict=True, what="mask")
         for shape, of in ((colours.shape[:2], "panoptic PNG"), (item.size, "LVIS record")):
             if shape is not None and tuple(shape) != (height, width):
-                raise BadRow("mask has another size", f"image {width} x {height}, {of} {sizes(shape)}")
+                raise BadRow("mask has another size", f"image {height} x {width}, {of} {shape[0]} x {shape[1]}")
 
         ids = coco_merge.panoptic_ids(colours)
         coco: dict[bool, list[Region]] = {True: [], False: []}
@@ -159,6 +181,8 @@ class CocoLvisReader:
             else:
                 lvis.append(region)
 
+        if aside is not None:
+            aside += [BadRow(*problem) for problem in item.aside]
         things = coco_merge.merge(coco[True], lvis)
         if not things:
             raise Skipped("image without objects", "nothing is left after merging")
@@ -177,29 +201,44 @@ def _lack(error: Exception) -> str:
     return f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
+def _by_id(
+    entries: list[dict[str, Any]], field: str, name: str, problems: dict[str, tuple[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """Entries by how an id reads; those that share one with an entry of another name get a problem."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        number = key(entry[field])[0]
+        other = found.setdefault(number, entry)
+        if other.get(name) != entry.get(name) or (other is not entry and "segments_info" in entry and other != entry):
+            problems[number] = (ONE_ID, f"{other.get(name)!r} and {entry.get(name)!r} both have id {number}")
+    return found
+
+
 def _item(
-    image: dict[str, Any],
+    image: str,
     panoptic: str,
     segments: list[tuple[int, bool]],
     size: tuple[int | None, int | None],
     objects: list[Any],
-    twice: bool,
+    problem: tuple[str, str] | None,
+    aside: list[tuple[str, str]],
 ) -> Item:
-    problem, counts = "", tuple[tuple[int, ...], ...]()
+    counts = tuple[tuple[int, ...], ...]()
     vertices = np.zeros((0, 2), np.int32)
     try:
         counts = tuple(tuple(_corners(polygon) for polygon in polygons) for polygons in objects)
         vertices = _vertices(objects)
     except (ValueError, TypeError) as error:
-        problem, counts = f"not a list of polygons: {error}", ()
+        problem, counts = problem or (MALFORMED, f"not a list of polygons: {error}"), ()
     return Item(
-        image=str(image.get("file_name", "")),
+        image=image,
         panoptic=panoptic,
         size=None if None in size else (int(size[0] or 0), int(size[1] or 0)),
         segments=tuple(segments),
         vertices=vertices,
         polygons=counts,
-        problem=TWICE if twice else problem,
+        problem=problem,
+        aside=tuple(aside),
     )
 
 
