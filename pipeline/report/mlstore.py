@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.credentials import mask_uris, mask_value
+from pipeline.credentials import check_secrets, mask_uris, mask_value
 from pipeline.report.spool import Identity, Spool, file_lock
+from pipeline.report.store_uri import sqlite_path
 
 KEY_TAG = "cfr_icl.key"
 OPENED_TAG = "cfr_icl.opened"  # when a process last began to log to the run, in milliseconds
@@ -51,11 +52,6 @@ def text_of(name: str, value: Any) -> str:
     return text[: MAX_TEXT - len(note)] + note
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite tracking URI, None for other stores."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
-
-
 def set_client_environment() -> None:
     """Make MLflow's HTTP client give up soon: with its defaults one call to a dead server blocks for four minutes.
 
@@ -63,6 +59,7 @@ def set_client_environment() -> None:
     made though the answer came too late; the client would just ask for another. A user's own values are kept. MLflow
     reads these variables at each request.
     """
+    check_secrets("MLFLOW_", "DATABRICKS_")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")

@@ -30,10 +30,11 @@ from pipeline import config
 from pipeline.credentials import mask_uris
 from pipeline.errors import UserError
 from pipeline.report.environment import environment_tags
-from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, sqlite_path, text_of
+from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, text_of
 from pipeline.report.places import claim
 from pipeline.report.sender import Sender, SenderThread
 from pipeline.report.spool import Identity, Journal, Lane, Spool
+from pipeline.report.store_uri import checked_uri, sqlite_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,15 +49,16 @@ _RAY_WORKING_DIR = "runtime_resources"
 def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> config.Tracking:
     """`tracking` with its URI filled in, to be called once, in the driver.
 
-    The first of: `tracking.uri`, MLFLOW_TRACKING_URI, a SQLite store in the working folder. The working folder of a
+    The first of: `tracking.uri`, MLFLOW_TRACKING_URI, a SQLite store in the working folder; the experiment is
+    MLFLOW_EXPERIMENT_NAME where no other one is named. The working folder of a
     submitted Ray job is temporary: the store is then made in `fallback_root`, a local folder, and a line says so.
 
     Raises:
-        UserError: a file:// store, which MLflow 3 refuses, or a submitted job without a place for the store.
+        UserError: what `checked_uri` says, or a submitted job without a place for the store.
     """
     if not tracking.enabled:
         return tracking
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = tracking.uri.strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         root = Path.cwd()
         if _RAY_WORKING_DIR in root.parts:
@@ -67,14 +69,11 @@ def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> conf
                 )
             root = Path(fallback_root).absolute()
             print(f"tracking: no URI given and the working folder is temporary; using {root / 'mlflow.db'}", flush=True)
-        uri = f"sqlite:///{root / 'mlflow.db'}"
-    if uri.startswith("file:") or "://" not in uri:
-        raise UserError(
-            f"MLflow 3 does not write to plain folders such as {mask_uris(uri)}; "
-            "use sqlite:///PATH/mlflow.db or the address of a server, http://HOST:PORT."
-        )
-    path = sqlite_path(uri)
-    return replace(tracking, uri=uri if path is None else f"sqlite:///{path}")
+        uri = sqlite_uri(root / "mlflow.db")
+    experiment = tracking.experiment
+    if experiment == config.Tracking().experiment:
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or experiment
+    return replace(tracking, uri=checked_uri(uri), experiment=experiment)
 
 
 class Run:

@@ -107,6 +107,7 @@ MADE = archives()
         (MADE["safe"], "is a safetensors file alone"),
         (MADE["safe"][:-3], rf"cut off: {len(MADE['safe']) - 3} of {len(MADE['safe'])} bytes"),
     ],
+    ids=range(13),
 )
 def test_other_files_are_named(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "weights.pth").write_bytes(data)
