@@ -1,4 +1,4 @@
-"""Evaluation as a Ray Data job: plan items through a pool of inference actors, each leaving its part on storage.
+"""Evaluation on Ray: plan items through a pool of inference actors, each leaving its part on storage.
 
 The position of an evaluation is the set of parts that exist: the same command again evaluates what is missing, whether
 it ended by itself, was killed or lost machines. Parts become tables at the end, in plan order, each object once.
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline import runtime, storage
@@ -98,12 +97,12 @@ class Evaluator(InferenceActor):
         super().__init__(uri, sha256, gpu, actors_on_node, signs)
         self.request = request
 
-    def work(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """One plan item: {"item": [JSON], "part": [URI]} to {"name": [...], "objects": [number]}."""
-        item = Item.from_dict(json.loads(batch["item"][0]))
+    def work(self, work: dict[str, Any]) -> dict[str, Any]:
+        """One plan item: {"item": JSON, "part": URI} to {"name": ..., "objects": number}."""
+        item = Item.from_dict(json.loads(work["item"]))
         outcomes = evaluate_item(self.model, item, self.rows(item), self.request, self.device, self.threads)
-        results.write_table(str(batch["part"][0]), results.part_table(item, outcomes))
-        return {"name": [item.name], "objects": [len(item.places)]}
+        results.write_table(work["part"], results.part_table(item, outcomes))
+        return {"name": item.name, "objects": len(item.places)}
 
 
 def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejected: pa.Table) -> dict[str, Any]:

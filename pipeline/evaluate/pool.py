@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-import ray.data
+import ray
 import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
@@ -30,9 +29,8 @@ from pipeline.watch import Pulse, watching
 
 T = TypeVar("T")
 
-# Ray's default is for ever, for both:
 RETRIES = 2  # a piece of work that kills its actor is tried three times, then the round fails
-RESTARTS = 10  # an actor may be lost with its machine some times, but one that cannot start must end the job
+RESTARTS = 10  # for each actor; they may be lost with their machines some times
 ROUNDS = 2  # rounds one after the other that bring nothing new, after which the job fails
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 
@@ -53,15 +51,19 @@ class InferenceActor(ABC):
         self.group: tuple[tuple[str, str, int], list[Row]] | None = None
         self.pulse.idle()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def ready(self) -> bool:
+        """Answers once the model is there."""
+        return True
+
+    def __call__(self, work: dict[str, Any]) -> dict[str, Any]:
         try:
-            return self.work(batch)
+            return self.work(work)
         finally:
             self.pulse.idle()
 
     @abstractmethod
-    def work(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Carry out one piece of work, given as columns of length 1."""
+    def work(self, work: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one piece of work."""
 
     def rows(self, chunk: Chunk) -> list[Row]:
         """The chunk's row group; chunks of one group follow one another, so the last one is kept."""
@@ -140,37 +142,52 @@ def through_actors(
 ) -> Iterator[dict[str, Any]]:
     """Carry out work in a pool of actors, yielding what each call returns as soon as it is there.
 
+    An actor that is lost gives its work back, and another one is started in its place; it gets work once it is there,
+    so that nothing waits for a machine which does not come back.
+
     Args:
-        kind: its `work` takes one of `todo` as a batch of one; its constructor takes what `InferenceActor`'s does,
-            then `arguments`.
+        kind: its `work` takes one of `todo`; its constructor takes what `InferenceActor`'s does, then `arguments`.
         actors: the most at once.
+
+    Raises:
+        One of LOST: some work killed its actor again and again, or too many actors were lost.
     """
-    rules = checked.request.rules
+    rules, model = checked.request.rules, checked.checkpoint
     actors = min(actors, len(todo))
     nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
-    dataset = ray.data.from_items(list(todo), override_num_blocks=len(todo))
-    context = dataset.context
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    with watching(rules.hang_seconds) as signs, warnings.catch_warnings():
-        # Ray 2.60 deprecates passing remote arguments by keyword, but has no other way for these two.
-        warnings.filterwarnings("ignore", "`ray_remote_args`")
-        finished = dataset.map_batches(
-            kind,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            fn_constructor_args=(
-                checked.checkpoint.uri,
-                checked.checkpoint.sha256,
-                rules.gpu,
-                math.ceil(actors / nodes),
-                signs,
-                *arguments,
-            ),
-            num_cpus=1,
-            num_gpus=1 if rules.gpu else 0,
-            max_restarts=RESTARTS,
-            max_task_retries=RETRIES,
-        )
-        yield from finished.iter_rows()
+    remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(kind)
+    waiting, tries, lost = deque(todo), Counter[int](), 0
+    running: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by the promise of a result: who makes it, from what
+
+    with watching(rules.hang_seconds) as signs:
+        shape = (model.uri, model.sha256, rules.gpu, math.ceil(actors / nodes), signs)
+
+        def begin() -> None:
+            actor = remote.remote(*shape, *arguments)
+            running[actor.ready.remote()] = (actor, None)
+
+        try:
+            for _ in range(actors):
+                begin()
+            while waiting or any(work is not None for _, work in running.values()):
+                (promise, *_), _ = ray.wait(list(running), num_returns=1)
+                actor, work = running.pop(promise)
+                try:
+                    result = ray.get(promise)
+                except LOST:
+                    lost += 1
+                    if work is not None:
+                        tries[id(work)] += 1
+                        waiting.appendleft(work)
+                    if lost > RESTARTS * actors or max(tries.values(), default=0) > RETRIES or work is None:
+                        raise
+                    begin()
+                    continue
+                if waiting:
+                    more = waiting.popleft()
+                    running[actor.__call__.remote(more)] = (actor, more)
+                if work is not None:
+                    yield result
+        finally:
+            for actor, _ in running.values():
+                ray.kill(actor)

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline import runtime, storage
@@ -227,12 +226,12 @@ class SweepActor(InferenceActor):
         super().__init__(uri, sha256, gpu, actors_on_node, signs)
         self.settings, self.rules, self.batch_size = settings, rules, batch_size
 
-    def work(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """One chunk: {"chunk": [JSON], "part": [URI]} to {"name": [...], "objects": [number]}."""
-        chunk = Chunk.from_dict(json.loads(batch["chunk"][0]))
+    def work(self, work: dict[str, Any]) -> dict[str, Any]:
+        """One chunk: {"chunk": JSON, "part": URI} to {"name": ..., "objects": number}."""
+        chunk = Chunk.from_dict(json.loads(work["chunk"]))
         settings = {number: cfr_parts.on_dataset(cfr, setting, chunk.crop) for number, cfr, setting in self.settings}
         table = cfr_parts.evaluate_chunk(
             self.model, chunk, self.rows(chunk), settings, self.rules, self.batch_size, self.device, self.threads
         )
-        results.write_table(str(batch["part"][0]), table)
-        return {"name": [chunk.name], "objects": [len(chunk.places)]}
+        results.write_table(work["part"], table)
+        return {"name": chunk.name, "objects": len(chunk.places)}
