@@ -46,7 +46,7 @@ def is_remote(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """The URI in a form that does not depend on the working folder."""
-    return uri.rstrip("/") if is_remote(uri) else _path(uri)
+    return uri.rstrip("/") if scheme_of(uri) else _path(uri)
 
 
 def join(uri: str, *parts: str) -> str:

@@ -107,7 +107,8 @@ def test_a_near_miss_is_not_read_by_another_rule(tmp_path: Path) -> None:
         assert opened(name, f"folder:{folder}").layout == "folder"
     assert opened("shoes", folder).layout == "folder"
     same_rule = raw(tmp_path / "b", "images", "masks")
-    assert opened("berkley", same_rule).layout == "folder"  # read as Berkeley is
+    with pytest.raises(UserError, match=r"Did you mean 'berkeley'"):  # folder looks at the values, Berkeley at 128
+        opened("berkley", same_rule)
 
 
 def test_prepared_shards_know_their_layout(tmp_path: Path) -> None:

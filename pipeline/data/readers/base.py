@@ -131,7 +131,7 @@ def find_folder(root: str, path: str) -> str | None:
 
 
 def find_folders(root: str, choices: Sequence[Sequence[str]], layout: str) -> tuple[str, list[str]]:
-    """The first of several sets of folders that is there, in `root` or one level below it, whatever the case.
+    """The first of several sets of folders that is there, in `root` or the only folder in it, whatever the case.
 
     Args:
         layout: what needs them, for the message.
@@ -140,7 +140,7 @@ def find_folders(root: str, choices: Sequence[Sequence[str]], layout: str) -> tu
         The root that holds them, and their names as they are.
 
     Raises:
-        UserError: none is there (what was found is named), or several folders below `root` hold one.
+        UserError: none is there; what was found is named.
     """
     if not storage.exists(root):
         raise UserError(f"There is no folder {root}.")
@@ -149,12 +149,10 @@ def find_folders(root: str, choices: Sequence[Sequence[str]], layout: str) -> tu
         if None not in names:
             return root, [name for name in names if name]
     below = [uri for uri in storage.list_folders(root) if not uri.rsplit("/", 1)[1].startswith((".", "__"))]
-    inside = [(uri, names) for uri in below for wanted in choices if (names := _all_folders(uri, wanted))]
-    if len(inside) == 1:
-        return inside[0]
-    if inside:
-        several = ", ".join(uri.rsplit("/", 1)[1] + "/" for uri, _ in inside[:8])
-        raise UserError(f"{root} holds several data sets in the layout of {layout}: {several}. Name one of them.")
+    if len(below) == 1:  # as archives are unpacked; of several folders nobody knows which is meant
+        for wanted in choices:
+            if names := _all_folders(below[0], wanted):
+                return below[0], names
     wanted = " or ".join(" and ".join(f"{name}/" for name in names) for names in choices)
     raise UserError(f"{root} is not in the layout of {layout}: it needs {wanted}. {found_in(root)}")
 
