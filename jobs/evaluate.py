@@ -19,7 +19,7 @@ import tyro
 
 from jobs.evaluation_log import print_table, tracked, with_comparison
 from jobs.flags import apart, config_flag, joined
-from pipeline import config_io, runtime, storage
+from pipeline import config_io, lease, runtime, storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
@@ -131,6 +131,12 @@ def parse(args: list[str]) -> Args:
 
 def job(args: list[str]) -> None:
     options = parse(args)
+    with lease.held(options.out, "jobs.evaluate"):
+        carry_out(options)
+
+
+def carry_out(options: Args) -> None:
+    """Evaluate what is missing, and write the report."""
     earlier = earlier_of(options)
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)

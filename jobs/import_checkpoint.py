@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.prepare import Parser
-from pipeline import runtime, storage
+from pipeline import lease, runtime, storage
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import read_published, write_imported
 from pipeline.model.published import NAMES, Published
@@ -43,10 +43,11 @@ def job(args: list[str]) -> None:
     source, out = storage.absolute(options.source), storage.absolute(options.out)
     if not storage.exists(source) or storage.is_folder(source):
         raise UserError(f"There is no file {source}.")
-    if storage.exists(out) and (not storage.is_folder(out) or storage.list_files(out)):
+    if storage.exists(out) and (not storage.is_folder(out) or lease.other_names(storage.list_files(out))):
         raise UserError(f"{out} exists already. Choose a new folder.")
     published, sha256 = read_published(source)
-    write_imported(published, sha256, source, out)
+    with lease.held(out, "jobs.import_checkpoint"):
+        write_imported(published, sha256, source, out)
     print("\n".join([source, *describe(published, sha256), f"written to  {out}"]))
 
 

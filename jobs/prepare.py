@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from pipeline import runtime, storage
+from pipeline import lease, runtime, storage
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import SOURCES, open_reader
 from pipeline.data.readers.coco_instances import CROWDS, EXIFS
@@ -71,9 +71,10 @@ def job(args: list[str]) -> None:
         exif=options.exif,
     )
     try:
-        manifest = write_shards(
-            reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
-        )
+        with lease.held(options.out, "jobs.prepare"):
+            manifest = write_shards(
+                reader, options.out, reader.split, seed=options.seed, max_bad_fraction=options.max_bad_fraction
+            )
     except UserError as error:
         raise UserError(f"{error}{other_layout(options.source.lower(), options.root)}") from error
     size = sum(shard.bytes for shard in manifest.shards) / 1e6

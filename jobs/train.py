@@ -15,7 +15,7 @@ from functools import partial
 from jobs.flags import config_flag, without_config
 from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
-from pipeline import config, config_io, runtime, stop, storage
+from pipeline import config, config_io, lease, runtime, stop, storage
 from pipeline.credentials import mask_uris
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError, did_you_mean
@@ -81,6 +81,12 @@ def parse(args: list[str]) -> config.TrainConfig:
 
 def job(args: list[str]) -> None:
     run = parse(args)
+    with lease.held(run.out, "jobs.train"):
+        carry_out(run)
+
+
+def carry_out(run: config.TrainConfig) -> None:
+    """Train, or continue training, until the run's last step."""
     check_crop(run.model, run.data.crop, "--data.crop")
     check_crop(run.model, run.cfr.crop, "--cfr.crop")
     manifests = [load_manifest(uri) for uri in (run.data.train, run.data.val) if uri]

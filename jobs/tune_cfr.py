@@ -16,7 +16,7 @@ import tyro
 
 from jobs.flags import joined
 from jobs.tune_cfr_log import print_passes, tracked_cfr
-from pipeline import runtime
+from pipeline import lease, runtime
 from pipeline.config import Eval, Tracking
 from pipeline.evaluate.request import Request
 from pipeline.evaluate.sources import parse_data
@@ -91,6 +91,12 @@ def job(args: list[str]) -> None:
     for flag in ("--space", "--data", "--point"):
         args = joined(args, flag)
     options = tyro.cli(Args, prog="jobs.tune cfr", description=__doc__, args=args)
+    with lease.held(options.out, "jobs.tune cfr"):
+        carry_out(options)
+
+
+def carry_out(options: Args) -> None:
+    """Evaluate the settings that are missing, and write the report."""
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
     runtime.connect()

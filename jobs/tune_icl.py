@@ -22,7 +22,7 @@ from jobs.recipes import RECIPES
 from jobs.train import completed, recipe_and_start
 from jobs.tune_icl_log import tracked_icl
 from jobs.tune_log import print_best
-from pipeline import runtime, stop
+from pipeline import lease, runtime, stop
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.tune.icl_request import IclRequest, IclSearch, check
@@ -76,7 +76,14 @@ def request_of(args: list[str]) -> IclRequest:
 
 
 def job(args: list[str]) -> None:
-    checked = check(request_of(args))
+    request = request_of(args)
+    with lease.held(request.run.out, "jobs.tune icl"):
+        carry_out(request)
+
+
+def carry_out(request: IclRequest) -> None:
+    """Train the trials that are missing, and write the report."""
+    checked = check(request)
     runtime.connect()
     with tracked_icl(checked) as log:
         sweep = IclSweep(checked, log.ended)

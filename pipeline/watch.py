@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.machine import started_at
 
 BEAT_SECONDS = 5.0  # between two signs of a process, and between two looks at them
 SILENT_SECONDS = 60.0  # without a sign, after which a process counts as stopped or cut off
@@ -257,12 +258,3 @@ def kill(pid: int, started: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def started_at(pid: int) -> int:
-    """When a process of this machine was started, in clock ticks since boot; 0 when nothing tells."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(text.rpartition(")")[2].split()[19])

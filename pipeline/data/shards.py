@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline import runtime, storage
+from pipeline import lease, runtime, storage
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
-from pipeline.data.readers.base import Reader, Skipped
+from pipeline.data.readers.base import Reader, Skipped, check_apart
 from pipeline.data.rejects import TWICE, counted, first, reject, write_rejected
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
@@ -75,6 +75,7 @@ def write_shards(
         UserError: the raw data is not what it should be, `out` holds something else, too many bad images, or none good.
     """
     out = storage.absolute(out)
+    check_apart(out, reader.root)
     items = reader.items()
     if split:
         items = [items[i] for i in np.random.default_rng((seed, len(items))).permutation(len(items))]
@@ -277,7 +278,7 @@ def _begin(out: str, plan: dict[str, Any], root: str) -> bool:
 def _names(out: str) -> dict[str, int]:
     """Bytes of the files directly in a folder by name; something that is no folder has none."""
     found = storage.file_sizes(out) if storage.is_folder(out) else {}
-    return {uri.rsplit("/", 1)[1]: size for uri, size in found.items()}
+    return {uri.rsplit("/", 1)[1]: size for uri, size in found.items() if not uri.endswith(lease.FILE)}
 
 
 def _finished(out: str, count: int, complete: bool) -> dict[int, dict[str, Any]]:

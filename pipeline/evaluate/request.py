@@ -15,6 +15,7 @@ from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.evaluate.plan import DataSet, Setting
 from pipeline.evaluate.sources import Source, open_source
+from pipeline.lease import other_names
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
 
@@ -146,7 +147,7 @@ def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Mark
                 f"({'; '.join(f'{k}: {_short(held.get(k))} there, {_short(wanted.get(k))} here' for k in differing)}). "
                 f"Choose another --out."
             )
-    elif storage.exists(out) and (storage.list_files(out, recursive=False) or storage.list_folders(out)):
+    elif storage.exists(out) and (other_names(storage.list_files(out, recursive=False)) or storage.list_folders(out)):
         raise UserError(f"{out} holds something that is not {what}. Choose another --out.")
     else:
         storage.write_bytes(uri, json.dumps(wanted, indent=1).encode())

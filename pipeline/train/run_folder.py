@@ -12,6 +12,7 @@ from pipeline.data import fingerprint
 from pipeline.data.fingerprint import Marks
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
+from pipeline.lease import other_names
 from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
 from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
@@ -73,7 +74,9 @@ def open_folder(run: config.TrainConfig, also: str = "", inputs: Mapping[str, Ma
         if changed:
             lines = "; ".join(f"{n} was {before[n]!r}, now {now[n]!r}" for n in changed)
             raise UserError(f"{run.out} holds a run with other options: {lines}. Choose another --out.")
-    elif storage.exists(run.out) and [f for f in storage.list_files(run.out) if f != storage.join(run.out, also)]:
+    elif storage.exists(run.out) and [
+        f for f in other_names(storage.list_files(run.out)) if f != storage.join(run.out, also)
+    ]:
         raise UserError(f"{run.out} holds something else than a training run. Choose an empty --out.")
     fingerprint.require_same(run.out, inputs or {})
     storage.write_bytes(uri, json.dumps(config_io.masked(run), indent=1).encode())

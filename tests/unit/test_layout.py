@@ -28,6 +28,8 @@ LAYERS = [
             "pipeline.s3_errors",
             "pipeline.storage",
             "pipeline.machine",
+            "pipeline.lease",
+            "pipeline.lease_entry",
             "pipeline.stop",
             "pipeline.runtime",
             "pipeline.watch",

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.watch import BEAT_SECONDS, IDLE, Sign, Signs, kill, started_at
+from pipeline.machine import started_at
+from pipeline.watch import BEAT_SECONDS, IDLE, Sign, Signs, kill
 
 SILENT, STILL = 60.0, 600.0
 RANK = Sign("rank 0", "training", "computing step 1", False, 1, 1, "node", "host", 10, 1)

@@ -162,6 +162,16 @@ def _all_folders(root: str, wanted: Sequence[str]) -> list[str]:
     return [] if None in names else [name for name in names if name]
 
 
+def check_apart(out: str, root: str) -> None:
+    """Refuse an output inside the raw data: it would be read as a part of them.
+
+    Raises:
+        UserError: it is.
+    """
+    if f"{storage.absolute(out)}/".startswith(f"{storage.absolute(root).rstrip('/')}/"):
+        raise UserError(f"The output {out} lies in the raw data {root}: choose another --out.")
+
+
 def found_in(root: str) -> str:
     """'Found: images/, notes.txt.', for messages about folders that lack something."""
     folders = [uri.rsplit("/", 1)[1] + "/" for uri in storage.list_folders(root)]
