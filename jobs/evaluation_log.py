@@ -36,11 +36,15 @@ class EvaluationLog:
 
     def report(self, evaluation: Evaluation) -> None:
         """Write the report beside the results; the same goes to MLflow."""
-        pictures = [
-            _picture(row, kind, evaluation)
-            for kind, rows in zip(("worst", "typical"), pick_objects(evaluation.objects), strict=True)
-            for row in rows
-        ]
+        pictures = []
+        for kind, rows in zip(("worst", "typical"), pick_objects(evaluation.objects), strict=True):
+            for row in rows:
+                try:
+                    pictures.append(_picture(row, kind, evaluation))
+                except Exception as error:  # a picture that cannot be drawn costs no result
+                    what = f"{row['dataset']}, image {row['image_id']}, object {row['object_id']}"
+                    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    print(f"report: the picture of {what} could not be drawn ({reason})", flush=True)
         with tempfile.TemporaryDirectory(prefix="cfr-icl-") as folder:
             for path in write_report(folder, evaluation.summary, evaluation.objects, pictures):
                 inside = Path(path).relative_to(folder)

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import config, storage
 from pipeline.errors import UserError
 from pipeline.report.environment import describe_environment
+from pipeline.report.sweep_history import indistinct
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
 from pipeline.report.tracking import Run, open_run, resolve_tracking
 from pipeline.tune.best import BEST, write_settings
@@ -95,6 +96,8 @@ def tracked(
 def print_best(summary: Mapping[str, Any]) -> None:
     """The settings worth using at each cost where cost is an objective, else those on the front, or the best one."""
     trials, names = {trial["id"]: trial for trial in summary["trials"]}, summary["objectives"]
+    for text in indistinct(summary):
+        print(f"\n{text}", end="")
     print(f"\n{'trial':>5}  " + "".join(f"{name:>10}" for name in names) + "  setting")
     worth = [step["trial"] for step in summary["worth"] if step["worth"]]
     for number in worth or summary["front"] or [summary["best"]["trial"]]:

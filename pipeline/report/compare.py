@@ -169,6 +169,11 @@ def differences(summary: Mapping[str, Any], objects: pa.Table, earlier: Earlier)
                 "largest": _largest(keys, a, b, levels(target)),
             }
         )
+        if keys and not any(np.any(_noc(x, q) < budget) for x in (a, b) for q in levels(target)):
+            notes.append(
+                f"NoC tells nothing of {name} with {setting_name(*setting)}: every object is at the budget of {budget} "
+                "clicks in both. IoU@k does."
+            )
     absent = {name: None for name, _ in theirs if name not in {name for name, _ in asked}}
     notes += [f"{name} was evaluated there only." for name in absent]
     return {

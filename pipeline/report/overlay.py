@@ -23,6 +23,7 @@ NEGATIVE = (213, 30, 20)
 PAPER = (255, 255, 255)
 INK = (40, 40, 40)
 TINT = 0.45
+WIDEST = 3  # widths of a panel over its height
 GAP = 6  # pixels between the panels of a strip
 
 
@@ -131,15 +132,23 @@ def strip(panels: Sequence[np.ndarray], captions: Sequence[str], height: int = 2
 
 
 def _to_height(image: np.ndarray, height: int) -> np.ndarray:
-    return (
-        image
-        if image.shape[0] == height
-        else cv2.resize(
-            image,
-            (max(1, round(image.shape[1] * height / image.shape[0])), height),
-            interpolation=cv2.INTER_AREA if image.shape[0] > height else cv2.INTER_CUBIC,
-        )
+    """The panel `height` pixels high; one that is too wide for that is made smaller and stands in the middle."""
+    fitted = image if image.shape[0] == height else _fitted(image, height)
+    missing = height - fitted.shape[0]
+    if not missing:
+        return fitted
+    return cv2.copyMakeBorder(
+        fitted, missing // 2, missing - missing // 2, 0, 0, cv2.BORDER_CONSTANT, value=[float(v) for v in PAPER]
     )
+
+
+def _fitted(image: np.ndarray, height: int) -> np.ndarray:
+    """An (H, W, 3) picture at the size at which it fits a box of `height` x `WIDEST` times that, 1 pixel at least."""
+    scale = min(height / image.shape[0], WIDEST * height / image.shape[1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    if scale < 1:  # by parts first: OpenCV takes no side of 32,768 pixels and more
+        image = image[:: max(1, image.shape[0] // 16384), :: max(1, image.shape[1] // 16384)]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
 def object_strip(
@@ -162,18 +171,25 @@ def object_strip(
         ious: IoU after each click.
         height: of the panels, pixels.
     """
-    scale = height / image.shape[0]
-    small = _to_height(image, height)
-    size = (small.shape[1], small.shape[0])
-    target = cv2.resize(truth.astype(np.int8), size, interpolation=cv2.INTER_NEAREST)
-    placed = [Click((c.row + 0.5) * scale - 0.5, (c.col + 0.5) * scale - 0.5, c.positive) for c in clicks]
+    small = _fitted(image, height)
+    rows, cols = (np.arange(n) * m // n for n, m in zip(small.shape, image.shape[:2]))
+    target = np.ascontiguousarray(truth.astype(np.int8)[rows][:, cols])
+    down, right = small.shape[0] / image.shape[0], small.shape[1] / image.shape[1]
+    placed = [Click((c.row + 0.5) * down - 0.5, (c.col + 0.5) * right - 0.5, c.positive) for c in clicks]
     panels = [small, _truth_panel(small, target)]
     captions = ["image", "ground truth"]
     for count in sorted(masks):
-        mask = cv2.resize(masks[count].astype(np.uint8), size, interpolation=cv2.INTER_LINEAR) > 0
+        mask = _shrunk(masks[count], small.shape[:2])
         panels.append(overlay(small, mask, target, placed[:count]))
         captions.append(f"{count} click{'s' if count > 1 else ''}: IoU {ious[count - 1]:.3f}")
     return strip(panels, captions, height)
+
+
+def _shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A (H, W) bool mask at a panel's size; a pixel of it that is hit at all stays."""
+    step = [max(1, n // 16384) for n in mask.shape]
+    part = mask[:: step[0], :: step[1]].astype(np.uint8)
+    return cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR) > 0
 
 
 def training_picture(

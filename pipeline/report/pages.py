@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipeline.report.blocks import Block, Facts, Picture, to_html, to_markdown
+from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, to_html, to_markdown
 
 FIGURES = "report-figures"
 
@@ -37,6 +37,16 @@ def plot(figure: Figure, name: str, caption: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Picture(name, buffer.getvalue(), caption)
+
+
+def section(title: str, make: Callable[[], Sequence[Block]]) -> list[Block]:
+    """A part of a report, or why it could not be made: what was evaluated is written down whatever a figure does."""
+    try:
+        return list(make())
+    except Exception as error:  # matplotlib, OpenCV and Pillow raise nearly anything on shapes they cannot draw
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        print(f"report: {title} could not be drawn ({reason})", flush=True)
+        return [Heading(title), Paragraph(f"This part could not be drawn: {reason}.")]
 
 
 def header(summary: Mapping[str, Any]) -> Facts:

@@ -17,7 +17,7 @@ from pipeline.report import plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table
 from pipeline.report.claims import CLAIMS, TOLERANCE, compare
 from pipeline.report.compared import compared_blocks
-from pipeline.report.pages import header, plot, write_pages
+from pipeline.report.pages import header, plot, section, write_pages
 from pipeline.report.settings import dataset_rows, setting_name, setting_of
 
 __all__ = ["ObjectPicture", "pick_objects", "setting_name", "write_report"]
@@ -109,14 +109,15 @@ def write_report(
         Heading("Results"),
         _results(summary["results"]),
         *(Paragraph(text) for text in _legend(summary)),
-        *compared_blocks(summary.get("compared")),
+        *section("Comparison", lambda: compared_blocks(summary.get("compared"))),
         *_plots(summary, objects),
-        *_strips("Worst objects", [p for p in pictures if p.kind == "worst"]),
-        *_strips("Typical objects", [p for p in pictures if p.kind == "typical"]),
+        *section("Worst objects", lambda: _strips("Worst objects", [p for p in pictures if p.kind == "worst"])),
+        *section("Typical objects", lambda: _strips("Typical objects", [p for p in pictures if p.kind == "typical"])),
         Heading("Published figures"),
         *_claims(summary),
         Heading("Images and objects set aside"),
         *_rejected(summary),
+        *(Paragraph(line) for line in summary.get("left_out", ())),
     ]
     return write_pages(out, title, blocks)
 
@@ -188,8 +189,12 @@ def _plots(summary: Mapping[str, Any], objects: pa.Table) -> list[Block]:
     ]
     blocks: list[Block] = [Heading("Plots")]
     for name, caption, make in made:
-        if (figure := make()) is not None:
-            blocks.append(plot(figure, name, caption))
+
+        def drawn(name: str = name, caption: str = caption, make: Callable[[], Figure | None] = make) -> list[Block]:
+            figure = make()
+            return [] if figure is None else [plot(figure, name, caption)]
+
+        blocks += section(caption, drawn)
     return blocks
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.report import sweep_plots
 from pipeline.report.blocks import Block, Heading, Paragraph
 from pipeline.report.pages import plot
-from pipeline.tune.trials import Objective, Trial
+from pipeline.tune.trials import OBJECTIVES, Objective, Trial
 
 
 def histories(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Block]:
@@ -40,3 +40,24 @@ def histories(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: S
             caption = f"Validation {objective.label} of each trial over optimizer steps."
             blocks.append(plot(figure, f"history-{objective.name}.png", caption))
     return blocks
+
+
+def indistinct(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for every objective that is the same for all trials, and names the figures that are not."""
+    done = [trial["metrics"] for trial in summary["trials"] if trial["state"] == "done"]
+    if len(done) < 2:
+        return []
+
+    def differs(name: str) -> bool:
+        return len({round(metrics[name], 6) for metrics in done if name in metrics}) > 1
+
+    said = []
+    others = [o for o in OBJECTIVES.values() if o.name not in summary["objectives"] and differs(o.name)]
+    quality = [o.name for o in others if not o.cost]
+    for name in summary["objectives"]:
+        if name in done[0] and not differs(name):
+            instead = f"{', '.join(quality[:3])} can (--objectives)" if quality else "no other figure can either"
+            why = " (every object is at the click budget, perhaps)" if name.startswith("noc") else ""
+            value = f"{done[0][name]:.4g} for all{why}"
+            said.append(f"{name} cannot tell the {len(done)} settings apart: it is {value}; {instead}.")
+    return said

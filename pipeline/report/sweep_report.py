@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from pipeline.report import sweep_plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Table
-from pipeline.report.pages import header, plot, write_pages
-from pipeline.report.sweep_history import histories
+from pipeline.report.pages import header, plot, section, write_pages
+from pipeline.report.sweep_history import histories, indistinct
 from pipeline.tune.dimensions import Dimension, Fixed, parse, text_of
 from pipeline.tune.trials import OBJECTIVES, Objective, Trial, at_common_step, split
 
@@ -55,15 +55,16 @@ def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> list[Path
     title = f"Sweep over {summary['kind'].upper()} settings"
     blocks: list[Block] = [
         Heading(title, 1),
+        *(Paragraph(text) for text in indistinct(summary)),
         Paragraph(_scope(summary, trials)),
         header(summary),
         Facts(sorted((k, str(v)) for k, v in summary["options"].items()), title="Options of the sweep"),
-        *histories(summary, trials, objectives),
-        *_worth(summary, trials, objectives),
-        *_front(summary, trials, objectives),
+        *section("Trials over their training", lambda: histories(summary, trials, objectives)),
+        *section("Settings worth using", lambda: _worth(summary, trials, objectives)),
+        *section("Pareto front", lambda: _front(summary, trials, objectives)),
         *_best(summary),
         *_passes(summary),
-        *_mattered(summary, trials, objectives, searched),
+        *section("What mattered", lambda: _mattered(summary, trials, objectives, searched)),
         Heading("What was searched"),
         _space(summary, dimensions),
         Heading("All trials"),
