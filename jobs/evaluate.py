@@ -21,9 +21,10 @@ from jobs.evaluation_log import print_table, tracked, with_comparison
 from jobs.flags import apart, config_flag, joined
 from pipeline import config_io, lease, runtime, storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
+from pipeline.device import Device, batch_for, evaluating_on_device
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
-from pipeline.evaluate.request import Request, check
+from pipeline.evaluate.request import Request, check, on_device
 from pipeline.evaluate.sources import parse_data
 from pipeline.report.compare import Earlier, read_earlier
 from pipeline.tune.best import read_setting
@@ -48,11 +49,14 @@ class Args:
     max_clicks: int = 20  # Click budget of an object
     target_iou: float = 0.95  # An object ends when it reaches this IoU
     full_curve: bool = False  # Click every object to the budget
-    batch_size: int = 1  # Objects that share a forward pass; above 1 clicks may differ by rounding
+    batch_size: int = (
+        0  # Objects that share a forward pass, above 1 clicks may differ by rounding; 0: 16 on a GPU, else 1
+    )
     voc_grey: bool = False  # Read --data voc=FOLDER as the published evaluation did, by grey values: some objects merge
     limit: int = 0  # Evaluate only the first so many objects of each data set; 0: all
-    actors: int = 0  # Inference actors; 0: one per GPU with --gpu, else one per two free CPUs
-    gpu: bool = False  # One GPU for each actor
+    actors: int = 0  # Inference actors; 0: one per free GPU, else one per two free CPUs
+    device: Device = "auto"  # auto: GPUs where the cluster has free ones, one for each actor
+    gpu: bool = False  # The older way to say --device gpu
     config: str = ""  # File of a setting that a sweep found, such as best.json: the defaults of the flags it speaks of
     compare: str = ""  # Results folder of an earlier evaluation: the report then says how every object differs
     max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
@@ -85,12 +89,13 @@ def request_of(args: Args) -> Request:
             target_iou=args.target_iou,
             full_curve=args.full_curve,
             actors=args.actors,
+            device=args.device,
             gpu=args.gpu,
             max_bad_fraction=args.max_bad_fraction,
             hang_seconds=args.hang_seconds,
         ),
         crop=args.crop,
-        batch_size=args.batch_size,
+        batch_size=1 if args.batch_size is None else args.batch_size,
         limit=args.limit,
     )
 
@@ -141,6 +146,8 @@ def carry_out(options: Args) -> None:
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
     runtime.connect()
+    rules = evaluating_on_device(checked.request.rules)
+    checked = on_device(checked, rules, batch_for(options.batch_size, rules.gpu))
     with tracked(checked, tracking) as log:
         evaluation = evaluate(checked, log.about())
         if earlier is not None:

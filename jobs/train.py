@@ -18,6 +18,7 @@ from jobs.training_log import TrainingLog
 from pipeline import config, config_io, lease, runtime, stop, storage
 from pipeline.credentials import mask_uris
 from pipeline.data.manifest import load_manifest
+from pipeline.device import training_on_device
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.validate import validate_share
 from pipeline.model.segmenter import check_crop
@@ -103,6 +104,7 @@ def carry_out(run: config.TrainConfig) -> None:
     print(f"{'continuing' if begun else 'training'} {run.recipe} at step {first} of {run.total_steps}: {run.out}")
     print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
     runtime.connect()
+    run = training_on_device(run)
     with TrainingLog(run, first) as log:
         # Workers need no way to MLflow, and Ray shows what they were given.
         run = config_io.replace(run, **{"tracking.uri": mask_uris(run.tracking.uri)})

@@ -10,7 +10,7 @@ value, fixes it: --space 'cfr.steps=choice(0,1,2)' cfr.flip=true.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tyro
 
@@ -18,7 +18,8 @@ from jobs.flags import joined
 from jobs.tune_cfr_log import print_passes, tracked_cfr
 from pipeline import lease, runtime
 from pipeline.config import Eval, Tracking
-from pipeline.evaluate.request import Request
+from pipeline.device import Device, batch_for, evaluating_on_device
+from pipeline.evaluate.request import Request, on_device
 from pipeline.evaluate.sources import parse_data
 from pipeline.tune.cfr_request import SweepRequest, check
 from pipeline.tune.cfr_sweep import Sweep
@@ -42,11 +43,13 @@ class Args:
     max_clicks: int = 20  # Click budget of an object
     target_iou: float = 0.95  # An object ends when it reaches this IoU
     full_curve: bool = False  # Click every object to the budget
-    batch_size: int = 1  # Different passes of an object computed together; above 1 clicks may differ by rounding
+    batch_size: int | None = None
+    """Passes of an object computed together; above 1 clicks may differ by rounding. Not given: 16 on a GPU, else 1."""
     voc_grey: bool = False  # Read --data voc=FOLDER as the published evaluation did, by grey values
     limit: int = 0  # Use only the first so many objects of each data set; 0: all
-    actors: int = 0  # Inference actors; 0: one per GPU with --gpu, else one per two free CPUs
-    gpu: bool = False  # One GPU for each actor
+    actors: int = 0  # Inference actors; 0: one per free GPU, else one per two free CPUs
+    device: Device = "auto"  # auto: GPUs where the cluster has free ones, one for each actor
+    gpu: bool = False  # The older way to say --device gpu
     max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the sweep fails
     hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
     tracking_uri: str = ""  # MLflow; empty: MLFLOW_TRACKING_URI, else ./mlflow.db
@@ -61,6 +64,7 @@ def request_of(args: Args) -> SweepRequest:
         target_iou=args.target_iou,
         full_curve=args.full_curve,
         actors=args.actors,
+        device=args.device,
         gpu=args.gpu,
         max_bad_fraction=args.max_bad_fraction,
         hang_seconds=args.hang_seconds,
@@ -71,7 +75,7 @@ def request_of(args: Args) -> SweepRequest:
         out=args.out,
         rules=rules,
         crop=args.crop,
-        batch_size=args.batch_size,
+        batch_size=1 if args.batch_size is None else args.batch_size,
         limit=args.limit,
     )
     return SweepRequest(
@@ -100,6 +104,10 @@ def carry_out(options: Args) -> None:
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
     runtime.connect()
+    request = checked.evaluation.request
+    rules = evaluating_on_device(request.rules)
+    evaluation = on_device(checked.evaluation, rules, batch_for(options.batch_size, rules.gpu))
+    checked = replace(checked, evaluation=evaluation)
     with tracked_cfr(checked, tracking) as log:
         sweep = Sweep(checked)
         sweep.run(log.trial)

@@ -12,7 +12,7 @@ trains a population instead, whose members take over the checkpoints and neighbo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -22,8 +22,9 @@ from jobs.recipes import RECIPES
 from jobs.train import completed, recipe_and_start
 from jobs.tune_icl_log import tracked_icl
 from jobs.tune_log import print_best
-from pipeline import lease, runtime, stop
+from pipeline import config_io, lease, runtime, stop
 from pipeline.config import TrainConfig
+from pipeline.device import free_gpus, takes_gpu
 from pipeline.errors import UserError
 from pipeline.tune.icl_request import IclRequest, IclSearch, check
 from pipeline.tune.icl_sweep import IclSweep
@@ -85,6 +86,10 @@ def carry_out(request: IclRequest) -> None:
     """Train the trials that are missing, and write the report."""
     checked = check(request)
     runtime.connect()
+    free = free_gpus()
+    gpu = takes_gpu(checked.run.train.device, checked.run.train.gpu, free)
+    print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)
+    checked = replace(checked, run=config_io.replace(checked.run, **{"train.gpu": gpu}))
     with tracked_icl(checked) as log:
         sweep = IclSweep(checked, log.ended)
         if not run(sweep, log.open_trial()):

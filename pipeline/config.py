@@ -175,7 +175,8 @@ class Train:
     min_workers: int = 0  # Elastic: train on with as few workers as this while others are lost; 0: always `workers`
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every worker holds the whole model; fsdp: weights, gradients and moments are cut among the workers."""
-    gpu: bool = False  # Give each worker one GPU
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones, one for each worker
+    gpu: bool = False  # The older way to say device gpu
     cpus_per_worker: float = 1.0
     threads: int = 0  # Of a worker without a GPU; 0: an equal share of the cores that its machine's workers may use
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -248,7 +249,8 @@ class Eval:
     target_iou: float = 0.95  # An object ends when its IoU reaches this; NoC is reported up to it
     full_curve: bool = False  # Click every object max_clicks times, also past the target
     actors: int = 0  # Inference actors; 0: one per GPU, or one per two free CPUs
-    gpu: bool = False
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones
+    gpu: bool = False  # The older way to say device gpu
     max_bad_fraction: float = 0.01
     hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
 

@@ -111,7 +111,7 @@ def identity(checked: Checked) -> dict[str, Any]:
     """
     request = checked.request
     rules = asdict(request.rules)
-    for name in ("actors", "gpu", "max_bad_fraction", "hang_seconds"):
+    for name in ("actors", "device", "gpu", "max_bad_fraction", "hang_seconds"):
         del rules[name]
     return {
         "format": 1,
@@ -157,6 +157,11 @@ def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Mark
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def on_device(checked: Checked, rules: Eval, batch_size: int) -> Checked:
+    """The request with what the cluster decided: device and objects that share a forward pass."""
+    return replace(checked, request=replace(checked.request, rules=rules, batch_size=batch_size))
 
 
 def cfr_of(request: Request, setting: Setting, crop: int) -> Cfr:

@@ -23,7 +23,7 @@ RESAMPLES = 10_000
 SEED = 0
 INTERVAL = (2.5, 97.5)  # percentiles
 LARGEST = 5  # objects listed for each data set and setting
-IRRELEVANT = ("eval.actors", "eval.gpu", "eval.max_bad_fraction")  # options that do not decide the results
+IRRELEVANT = tuple(f"eval.{n}" for n in ("actors", "device", "gpu", "hang_seconds", "max_bad_fraction"))  # to results
 _CHUNK = 1 << 22  # drawn objects at a time
 
 _COLUMNS = pa.schema(

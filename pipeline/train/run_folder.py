@@ -33,6 +33,8 @@ FREE = (
     "train.min_workers",
     "train.parallel",
     "train.gpu",
+    "train.device",
+    "eval.device",
     "train.cpus_per_worker",
     "train.threads",
     "train.log_every",

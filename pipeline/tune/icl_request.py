@@ -136,8 +136,8 @@ def _check_numbers(request: IclRequest) -> None:
         raise UserError(f"--search is one of {', '.join(get_args(IclSearch))}.")
     if not (0 <= request.hours < math.inf and 0 <= request.gpu_hours < math.inf):
         raise UserError("--hours and --gpu-hours are numbers of at least 0 (0: no limit).")
-    if request.gpu_hours and not request.run.train.gpu:
-        raise UserError("--gpu-hours needs trials that train on GPUs (--train.gpu); --hours counts all time.")
+    if request.gpu_hours and request.run.train.device != "gpu" and not request.run.train.gpu:
+        raise UserError("--gpu-hours needs trials that train on GPUs (--train.device gpu); --hours counts all time.")
     if request.search == "pbt" and request.trials < LEAST_POPULATION:
         raise UserError(f"A population needs {LEAST_POPULATION} trials at least; --trials is {request.trials}.")
 

@@ -85,7 +85,14 @@ REFUSED: dict[Kind, dict[str, str]] = {
         **dict.fromkeys(("eval.", "cfr.", "train.val_"), "it decides how trials are measured"),
         **dict.fromkeys(("train.steps", "train.epochs"), "the sweep's budget decides how long a trial trains"),
         **dict.fromkeys(
-            ("train.workers", "train.min_workers", "train.gpu", "train.cpus_per_worker", "train.parallel"),
+            (
+                "train.workers",
+                "train.min_workers",
+                "train.device",
+                "train.gpu",
+                "train.cpus_per_worker",
+                "train.parallel",
+            ),
             "it says where a trial runs",
         ),
     },

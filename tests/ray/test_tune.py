@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ray.exceptions import ActorDiedError
@@ -151,13 +150,12 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     deadly = names.index("CFR-4")
 
     def here(kind: Any, arguments: Any, todo: Any, checked: Any, actors: int) -> Iterator[dict[str, Any]]:
-        actor = kind(checked.checkpoint.uri, checked.checkpoint.sha256, False, 1, *arguments)
+        actor = kind(checked.checkpoint.uri, checked.checkpoint.sha256, False, 1, None, *arguments)
         tried.append([number for number, _, _ in actor.settings])
         for work in todo:
             if deadly in tried[-1] and work["part"].endswith("blobs-000001.parquet"):  # not on its first objects
                 raise ActorDiedError
-            answer = actor({name: np.array([value]) for name, value in work.items()})
-            yield {name: column[0] for name, column in answer.items()}
+            yield actor(work)
 
     monkeypatch.setattr(cfr_sweep, "through_actors", here)
     asked = few(request(made, tmp_path / "out", trials=4))

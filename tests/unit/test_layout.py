@@ -28,6 +28,7 @@ LAYERS = [
             "pipeline.s3_errors",
             "pipeline.storage",
             "pipeline.machine",
+            "pipeline.device",
             "pipeline.lease",
             "pipeline.lease_entry",
             "pipeline.stop",
@@ -45,6 +46,7 @@ LAYERS = [
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 STRANGERS = [("pipeline.train", "pipeline.evaluate"), ("pipeline.evaluate", "pipeline.train")]
 RAY_MODULES = [
+    "pipeline.device",
     "pipeline.runtime",
     "pipeline.watch",
     "pipeline.data.shards",

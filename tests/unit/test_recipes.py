@@ -74,7 +74,7 @@ OPERATION = ("recipe", "out", "data.train", "data.val", "data.chunk", "data.work
 OPERATION += ("model.activation_checkpointing", "eval.actors", "eval.gpu", "eval.max_bad_fraction", "tracking.")
 OPERATION += ("train.workers", "train.gpu", "train.cpus_per_worker", "train.log_every", "train.val_every")
 OPERATION += ("train.val_objects", "train.checkpoint_every", "train.keep", "train.max_failures", "train.hang_seconds")
-OPERATION += ("eval.hang_seconds",)
+OPERATION += ("eval.hang_seconds", "eval.device", "train.device")
 OPERATION += ("train.min_workers", "train.parallel", "train.wait_for_workers", "train.explode_factor")
 OPERATION += ("train.threads",)
 

@@ -1,0 +1,66 @@
+"""Which device the work of a job runs on: what is asked for, or GPUs where the cluster has free ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import ray
+
+from pipeline import config_io
+from pipeline.config import Eval, TrainConfig
+from pipeline.errors import UserError
+
+Device = Literal["auto", "cpu", "gpu"]
+GPU_BATCH = 16  # objects that share a forward pass of an evaluation on a GPU, where nothing else is asked for
+
+
+def free_gpus() -> int:
+    return int(ray.available_resources().get("GPU", 0.0))
+
+
+def takes_gpu(device: Device, gpu: bool, free: int) -> bool:
+    """Whether work goes to GPUs.
+
+    Args:
+        device: what is asked for.
+        gpu: the older spelling of device "gpu".
+        free: GPUs of the cluster that nobody uses.
+
+    Raises:
+        UserError: both are given, and contradict each other.
+    """
+    if gpu and device == "cpu":
+        raise UserError("device cpu and gpu are asked for at once: leave one of them out.")
+    return gpu or device == "gpu" or (device == "auto" and free > 0)
+
+
+def workers_for(train_workers: int, batch: int, accumulate: int, free: int) -> int:
+    """Training workers that fill the GPUs: as many as divide the batch, where no number was asked for (1)."""
+    if train_workers > 1:
+        return train_workers
+    return max((n for n in range(1, free + 1) if batch % (n * accumulate) == 0), default=1)
+
+
+def training_on_device(run: TrainConfig) -> TrainConfig:
+    """A training config with device and workers decided by the connected cluster; a line says what is used."""
+    train, free = run.train, free_gpus()
+    gpu = takes_gpu(train.device, train.gpu, free)
+    workers = train.workers
+    if gpu and train.device == "auto" and not train.min_workers:
+        workers = workers_for(workers, train.batch, train.accumulate, free)
+    unit = "GPU" if gpu else "CPU"
+    print(f"device: {unit}, {workers} training worker{'s' * (workers > 1)} ({free} GPUs are free)", flush=True)
+    return config_io.replace(run, **{"train.gpu": gpu, "train.workers": workers})
+
+
+def evaluating_on_device(rules: Eval) -> Eval:
+    """Rules of an evaluation with the device decided by the connected cluster; a line says what is used."""
+    free = free_gpus()
+    gpu = takes_gpu(rules.device, rules.gpu, free)
+    print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)
+    return config_io.replace(rules, gpu=gpu)
+
+
+def batch_for(batch_size: int | None, gpu: bool) -> int:
+    """Objects that share a forward pass, where nothing that was asked for leaves it to the device."""
+    return batch_size if batch_size is not None else GPU_BATCH if gpu else 1
