@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline import storage
 from pipeline.data.manifest import MANIFEST, PLAN, load_manifest
 from pipeline.data.readers import SOURCES, open_reader
+from pipeline.data.readers.base import check_apart
 from pipeline.data.readers.folder import LAYOUTS
 from pipeline.errors import UserError, did_you_mean
 from pipeline.model.checkpoints import CheckpointInfo, few
@@ -141,6 +142,7 @@ def open_source(name: str, text: str, out: str, crop: int, checkpoint: Checkpoin
     layout = given or (name if name in SOURCES else FOLDER)
     if not given:
         _check_near(name, uri)
+    check_apart(out, uri)
     try:
         open_reader(layout, uri, SPLIT.get(layout, "")).items()
     except UserError as error:

@@ -138,6 +138,10 @@ class Journal:
                 found.append((record if isinstance(record, dict) else DAMAGED, position))
         return found
 
+    def says(self, kind: str) -> bool:
+        """Whether a record of this type is in it, sent or not."""
+        return self._path.exists() and f'"type": "{kind}"'.encode() in self._path.read_bytes()
+
     @property
     def pending(self) -> bool:
         return bool(self.unsent(1))
@@ -184,6 +188,11 @@ class Lane:
     @property
     def pending(self) -> bool:
         return self.records.pending or self.files.pending
+
+    @property
+    def closed(self) -> bool:
+        """Whether its process said how the run ended."""
+        return self.records.says("status")
 
     def file_folder(self) -> Path:
         """A folder in this lane, not made yet, for one artifact."""

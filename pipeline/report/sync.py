@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.config import Tracking
 from pipeline.credentials import mask_uris
 from pipeline.errors import UserError
+from pipeline.report.mlstore import now_ms
 from pipeline.report.sender import Sender
 from pipeline.report.spool import Spool, Waiting
 from pipeline.report.tracking import resolve_tracking
@@ -38,7 +39,11 @@ def sync(spool: Spool, uri: str = "") -> Outcome:
     Raises:
         UserError: the URI needs credentials, which no spool keeps.
     """
+    alive = spool.waiting().processes
     identity, lanes, sent, why = spool.identity(), spool.orphans(), 0, ""
+    if identity is not None and lanes and not alive and not any(lane.closed for lane in lanes):
+        # Its process was killed without a word: the run would be "running" for ever.
+        lanes[-1].records.append({"type": "status", "status": "KILLED", "time": now_ms()})
     try:
         if identity is not None and any(lane.pending for lane in lanes):
             sender = Sender(_address(uri, identity.uri), spool, lanes, None)

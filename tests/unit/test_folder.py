@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.data import mask_rules
-from pipeline.data.images import decode_image
+from pipeline.data.images import decode_image, decode_sample
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import open_reader
 from pipeline.data.readers.folder import AMBIGUOUS
@@ -32,7 +32,7 @@ def add(own: Path, image: str, mask: str, data: bytes = b"") -> None:
         (own / "masks" / mask).write_bytes(data or encoded(blocks(255), Path(mask).suffix.lower()))
 
 
-def outcome(own: Path, **options: str) -> dict[str, str]:
+def outcome(own: Path, **options: Any) -> dict[str, str]:
     """The reason, or number of objects, of every image."""
     reader = open_reader("folder", str(own), **options)
     found = {}
@@ -98,7 +98,7 @@ def test_a_mask_of_a_photograph_that_exif_turns(own: Path) -> None:
     for orientation in (5, 6, 7, 8):
         row = rows[str(orientation)]
         assert (row.height, row.width) == decode_image(row.image).shape[:2] == (30, 24)
-        mask = cv2.imdecode(np.frombuffer(row.layers[0], np.uint8), cv2.IMREAD_UNCHANGED) > 0
+        mask = decode_sample(row).mask(0)
         shown = {5: blocks(1).T, 6: np.rot90(blocks(1), -1), 7: np.rot90(blocks(1), 2).T, 8: np.rot90(blocks(1))}
         np.testing.assert_array_equal(mask, shown[orientation] > 0)
     assert reader.understood["mask turned as the EXIF of its photograph says"] == 4

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline.report.places import kept_spools
 from pipeline.report.spool import Spool
 from pipeline.report.tracking import Run, open_run
 
+ROOT = Path(__file__).resolve().parents[2]
 AWAY = "http://127.0.0.1:9"
 
 
@@ -134,3 +137,25 @@ def test_mistakes(store: config.Tracking, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
     with pytest.raises(SystemExit):  # tried, and away
         job([out])
+
+
+KILLED = """
+import os, signal, sys
+from pipeline.config import Tracking
+from pipeline.report.tracking import open_run
+run = open_run(Tracking(uri=sys.argv[1], experiment="unit"), kind="train", name="killed", params={}, out=sys.argv[2])
+run.metrics({"loss": 1.0}, step=1)
+run.close(status=None) if len(sys.argv) > 3 else None
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_without_a_word_is_closed(store: config.Tracking, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    subprocess.run([sys.executable, "-c", KILLED, store.uri, out], cwd=ROOT, check=False)
+    job([out])
+    run_id = run_of(store, tmp_path / "run" / "tracking-spool")
+    run = MlflowClient(store.uri).get_run(run_id)
+    assert run.info.status == "KILLED" and run.data.metrics == {"loss": 1.0}
+    job([out])
+    assert MlflowClient(store.uri).get_run(run_id).info.end_time == run.info.end_time, "once"
