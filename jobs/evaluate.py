@@ -49,9 +49,8 @@ class Args:
     max_clicks: int = 20  # Click budget of an object
     target_iou: float = 0.95  # An object ends when it reaches this IoU
     full_curve: bool = False  # Click every object to the budget
-    batch_size: int = (
-        0  # Objects that share a forward pass, above 1 clicks may differ by rounding; 0: 16 on a GPU, else 1
-    )
+    batch_size: int | None = None
+    """Objects that share a forward pass; above 1 clicks may differ by rounding. Not given: 16 on a GPU, else 1."""
     voc_grey: bool = False  # Read --data voc=FOLDER as the published evaluation did, by grey values: some objects merge
     limit: int = 0  # Evaluate only the first so many objects of each data set; 0: all
     actors: int = 0  # Inference actors; 0: one per free GPU, else one per two free CPUs
