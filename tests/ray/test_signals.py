@@ -97,6 +97,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_continues(data: str, tmp_
 
 def left_of(group: int) -> list[int]:
     """Processes of a process group that are still there some seconds later."""
+    found: list[int] = []
     for _ in range(100):
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
