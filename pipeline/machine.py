@@ -260,6 +260,11 @@ CAUSES: Sequence[tuple[str, type[Exception], str]] = (
         UserError,
         "The cluster refuses the token: set RAY_AUTH_TOKEN_PATH.",
     ),
+    (
+        r"Failed to connect to Ray cluster",
+        Unavailable,
+        "The cluster did not let this process in: it may be going down, or take another token (RAY_AUTH_TOKEN_PATH).",
+    ),
     (r"[Vv]ersion mismatch", UserError, "The cluster runs another version of Ray or Python than this environment."),
     (
         r"AF_UNIX path length",

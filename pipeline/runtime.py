@@ -62,7 +62,7 @@ def connect(min_cpus: int = 4) -> None:
         raise
     except Exception as error:
         meaning = machine.explain(error)
-        if not isinstance(meaning, Unavailable):
+        if address or not isinstance(meaning, Unavailable):
             raise meaning or error from error
         ray.shutdown()
         print("Ray did not start in time; it is tried once more", file=sys.stderr, flush=True)

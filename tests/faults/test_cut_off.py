@@ -22,7 +22,7 @@ from .conftest import results
 from .local import ROOT, until
 
 HEAD, NODE = "10.213.7.1", "10.213.7.2"
-PORT = 26411
+PORT = 20_000 + os.getpid() % 10_000
 SPACE = f"cfr{os.getpid()}"
 NEAR, FAR = f"{SPACE}a", f"{SPACE}b"
 # The engine's own are 3 s, 10 s and 5 times: up to a minute.

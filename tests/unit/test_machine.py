@@ -125,6 +125,7 @@ def test_a_head_that_greets(monkeypatch: pytest.MonkeyPatch) -> None:
         (ConnectionError("Could not find any running Ray instance."), UserError, "no cluster runs on this machine"),
         (OSError("AF_UNIX path length cannot exceed 107 bytes"), UserError, "RAY_TMPDIR to a short one"),
         (OSError(28, "No space left on device"), UserError, "full"),
+        (ConnectionError("Failed to connect to Ray cluster at h:1"), Unavailable, "RAY_AUTH_TOKEN_PATH"),
         (PermissionError(13, "Permission denied"), UserError, "cannot write"),
         (RuntimeError("Version mismatch: The cluster was started with Ray 2.9"), UserError, "another version"),
         (Exception("The current node timed out during startup."), Unavailable, "too busy"),
