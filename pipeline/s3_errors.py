@@ -121,7 +121,7 @@ def explain(error: Exception, uri: str, done: str, bucket_only: bool = False) ->
             f"{uri} cannot be {done}: no secure connection ({text}). Where the store's certificate is of an authority "
             "of your own, set AWS_CA_BUNDLE to its file; where the store has none, the endpoint is http://..."
         ) from error
-    away = (boto.HTTPClientError, boto.IncompleteReadError, boto.ReadTimeoutError, boto.ConnectTimeoutError)
+    away = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, boto.ReadTimeoutError)
     if isinstance(error, (*away, boto.ChecksumError, boto.FlexibleChecksumError, ConnectionError, TimeoutError)):
         raise StorageUnavailable(f"{uri} cannot be {done}: {text}") from error
     if isinstance(error, boto.BotoCoreError):  # what the settings lead to: no endpoint, no S3 behind it

@@ -16,9 +16,10 @@ import numpy as np
 MAX_BYTES = 64 << 20  # unpacked
 HEADER = 128
 MATRIX, COMPRESSED = 14, 15  # kinds of elements
-STRUCT, NUMBERS = 2, range(6, 14)  # classes of matrices: double (SBD's ids, stored as bytes), single, int8, ... uint32
+STRUCT, NUMBERS = 2, range(6, 16)  # classes of matrices: double (SBD's ids, stored as bytes), single, int8, ... uint64
 COMPLEX = 0x0800
-STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4"}  # kinds of elements that hold integers
+# Kinds of elements that hold numbers; floats must be whole ones.
+STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 
 
 class _Element(NamedTuple):
@@ -124,4 +125,9 @@ def _integers(matrix: _Matrix, order: str, name: str) -> np.ndarray:
     dtype = np.dtype(order + STORED[values.kind])
     if math.prod(matrix.shape) * dtype.itemsize != len(values.data):
         raise ValueError(f"a matrix of the shape {matrix.shape} has {len(values.data)} bytes")
-    return np.frombuffer(values.data, dtype).reshape(matrix.shape, order="F").astype(dtype.newbyteorder("="))
+    numbers = np.frombuffer(values.data, dtype).reshape(matrix.shape, order="F").astype(dtype.newbyteorder("="))
+    if dtype.kind in "iu":
+        return numbers
+    if not np.isfinite(numbers).all() or (numbers != np.round(numbers)).any() or (np.abs(numbers) >= 2**53).any():
+        raise KeyError(f"{name} is no matrix of integers")
+    return numbers.astype(np.int64)

@@ -174,12 +174,13 @@ def through_actors(
                 actor, work = running.pop(promise)
                 try:
                     result = ray.get(promise)
-                except LOST:
+                except LOST as error:
                     lost += 1
                     if work is not None:
                         tries[id(work)] += 1
                         waiting.appendleft(work)
-                    if lost > RESTARTS * actors or max(tries.values(), default=0) > RETRIES or work is None:
+                    too_often = lost > RESTARTS * actors or max(tries.values(), default=0) > RETRIES
+                    if too_often or runtime.user_error_in(error) is not None:
                         raise
                     begin()
                     continue

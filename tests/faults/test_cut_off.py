@@ -19,7 +19,7 @@ import pytest
 from tests.made import rows_of_blobs, write_checkpoint, write_dataset
 
 from .conftest import results
-from .local import ROOT, until
+from .local import ROOT, processes_below, until
 
 HEAD, NODE = "10.213.7.1", "10.213.7.2"
 PORT = 20_000 + os.getpid() % 10_000
@@ -53,13 +53,14 @@ def cable() -> Iterator[None]:
 
 
 @pytest.fixture
-def parts() -> Iterator[Callable[[Sequence[str]], None]]:
-    """parts([command, ...]): run a part of the cluster until the test ends, with all that it starts."""
+def parts() -> Iterator[Callable[[Sequence[str]], int]]:
+    """parts([command, ...]): run a part of the cluster until the test ends, with all that it starts; its process."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(command: Sequence[str]) -> None:
+    def start(command: Sequence[str]) -> int:
         call = [sys.executable, str(ROOT / "cluster" / "local_part.py"), SPACE, *command]
         running.append(subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        return running[-1].pid
 
     yield start
     for part in running:
@@ -68,8 +69,8 @@ def parts() -> Iterator[Callable[[Sequence[str]], None]]:
         part.wait(60)
 
 
-def test_a_node_that_is_cut_off(
-    cable: None, parts: Callable[[Sequence[str]], None], tmp_path: Path, noted: Callable[..., None]
+def test_an_actor_that_hangs_and_a_node_that_is_cut_off(
+    cable: None, parts: Callable[[Sequence[str]], int], tmp_path: Path, noted: Callable[..., None]
 ) -> None:
     rows = rows_of_blobs(80)
     data, checkpoint, out = write_dataset(tmp_path / "data", rows), write_checkpoint(tmp_path / "run"), tmp_path / "out"
@@ -77,7 +78,7 @@ def test_a_node_that_is_cut_off(
     ray += ["--object-store-memory", "200000000", "--temp-dir"]
     with tempfile.TemporaryDirectory(prefix="cfr", dir="/tmp") as short:
         head = ["--head", "--port", str(PORT), "--include-dashboard", "false", "--node-ip-address", HEAD]
-        parts([*ray, f"{short}/head", *head, "--system-config", json.dumps(PATIENCE)])
+        started = [parts([*ray, f"{short}/head", *head, "--system-config", json.dumps(PATIENCE)])]
         until(lambda: answers(HEAD, PORT), "the head")
         inside = ["ip", "netns", "exec", SPACE]
         parts([*inside, *ray, f"{short}/node", "--node-ip-address", NODE, "--address", f"{HEAD}:{PORT}"])
@@ -89,8 +90,12 @@ def test_a_node_that_is_cut_off(
             driver = subprocess.Popen([sys.executable, *args], cwd=ROOT, env=environment, stdout=file, stderr=file)
         try:
             until(lambda: list(out.glob("parts/*.parquet")), "a first part", alive=driver)
+            os.kill(processes_below({started[0]}, "Evaluator")[0], signal.SIGSTOP)
+            stopped = time.monotonic()
             ip(f"link set {NEAR} down")
             cut = time.monotonic()
+            until(lambda: "an inference actor (process" in log.read_text(), "the message", alive=driver)
+            hang = time.monotonic() - stopped
             assert driver.wait(300) == 0, log.read_text()[-5000:]
             seconds = time.monotonic() - cut
         finally:
@@ -99,7 +104,14 @@ def test_a_node_that_is_cut_off(
     found = [(row["cfr_steps"], row["image_id"], row["object_id"]) for row in results(str(out))]
     assert sorted(found) == sorted((n, row.image_id, k) for n in (0, 4) for row in rows for k in (0, 1))
     said = log.read_text()
+    assert "It was killed, and is started again." in said, said[-5000:]
     assert "Its machine does not answer either." in said or "marked dead" in said, said[-5000:]
+    noted(
+        "SIGSTOP of an inference actor (`--hang-seconds` 20 instead of 600)",
+        "it is found by the signs of life it does not give, named and killed; its item goes to another actor",
+        "nothing: its item is evaluated again, each object is once in objects.parquet",
+        hang,
+    )
     noted(
         "a node cut off from the others while it evaluates",
         "the engine gives it up (here after some seconds, by default within a minute); its items go to the actors left",

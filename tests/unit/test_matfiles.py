@@ -38,8 +38,11 @@ def test_damage_is_an_error(data: Any) -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32])
-def test_every_integer_type(kind: Any, compressed: bool) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [*(np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32), *(np.int64, np.uint64, np.float32, np.float64)],
+)
+def test_every_type_of_whole_numbers(kind: Any, compressed: bool) -> None:
     for shape in ((1, 1), (1, 3), (7, 5)):
         ids = np.arange(math.prod(shape), dtype=kind).reshape(shape)
         np.testing.assert_array_equal(read(mat(ids, compressed=compressed)), ids)

@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from pipeline import s3, s3_client, s3_conditions, storage
 from pipeline.data import fingerprint
-from pipeline.errors import UserError
+from pipeline.errors import StorageUnavailable, UserError
 from pipeline.looks import look_of
 from tests.faulty_s3 import FaultyS3
 
@@ -276,6 +276,13 @@ def _round_trip(folder: str, key: str) -> None:
     assert storage.read_bytes(f"{folder}/{key}") == b"1" and storage.size_of(f"{folder}/{key}") == 1
     storage.remove(folder)
     assert storage.list_files(folder) == []
+
+
+def test_an_endpoint_where_nothing_listens_is_away(env: pytest.MonkeyPatch) -> None:
+    env.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3_client.forget()
+    with pytest.raises(StorageUnavailable, match="s3://bkt cannot be reached"):
+        storage.read_bytes("s3://bkt/x")
 
 
 def test_a_changed_byte_looks_different(proxy: FaultyS3) -> None:
