@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -89,11 +90,12 @@ def test_loss_of_a_training_worker(hurt: HurtRun, local: Local, noted: Note) -> 
 
 def test_a_training_worker_that_hangs(hurt: HurtRun, local: Local, noted: Note) -> None:
     since = hurt.going()
+    start = time.monotonic()
     local.kill("RayTrainWorker", signal.SIGSTOP)
-    seconds = hurt.next(since)
-    assert re.search(
-        r"rank [01] of training .* has given no sign of life for .*; last it was .* It was killed", hurt.logs()
-    )
+    pattern = r"rank [01] of training .* has given no sign of life for .*; last it was .* It was killed"
+    until(lambda: re.search(pattern, hurt.logs()), "the message", 90)
+    hurt.next(since)
+    seconds = time.monotonic() - start
     happens = "it is found by the signs of life it does not give, named, killed and started again like a lost one"
     noted("SIGSTOP of a training worker (`train.hang_seconds` 20 instead of 600)", happens, REDONE, seconds)
 
