@@ -168,7 +168,7 @@ def check_apart(out: str, root: str) -> None:
     Raises:
         UserError: it is.
     """
-    if f"{storage.absolute(out)}/".startswith(f"{storage.absolute(root).rstrip('/')}/"):
+    if storage.absolute(out).startswith(f"{storage.absolute(root).rstrip('/')}/"):
         raise UserError(f"The output {out} lies in the raw data {root}: choose another --out.")
 
 
