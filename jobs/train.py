@@ -110,8 +110,9 @@ def carry_out(run: config.TrainConfig) -> None:
         run = config_io.replace(run, **{"tracking.uri": mask_uris(run.tracking.uri)})
         done = fit(run, partial(validate_share, cfg=run) if run.data.val else None, log.on_event, log.run_id)
         if not done:
-            reached = step_of(complete_checkpoints(run.out)[-1])
-            print(f"stopped at step {reached}: {run.out} is saved, and the same command continues it", flush=True)
+            saved = complete_checkpoints(run.out)
+            reached = f"at step {step_of(saved[-1])}: {run.out} is saved" if saved else "before the first step"
+            print(f"stopped {reached}, and the same command continues it", flush=True)
             raise SystemExit(stop.code())
     print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
 

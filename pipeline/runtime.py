@@ -264,8 +264,8 @@ def _inside(error: BaseException | None, kind: type[E]) -> E | None:
 def main(job: Callable[[list[str]], None]) -> NoReturn:
     """Run a job with the command line, and end with its exit code.
 
-    0 done; 2 the user's mistake (one message); 130 stopped by Ctrl-C, 143 by SIGTERM; 141 nobody reads what it prints;
-    1 all else.
+    0 done; 2 the user's mistake (one message); 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by a closed terminal; 141
+    nobody reads what it prints; 1 all else.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name or a message may hold what the terminal cannot show
@@ -293,6 +293,7 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 141
-    if ray.is_initialized():
-        ray.shutdown()
+    with stop.stoppable(lambda: None):  # what is done is done: one signal does not change how it ended
+        if ray.is_initialized():
+            ray.shutdown()
     sys.exit(code)

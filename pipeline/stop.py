@@ -1,4 +1,4 @@
-"""Signals that end a job: Ctrl-C and SIGTERM, to one process or to all of a group. The first saves, the second stops.
+"""Signals that end a job: Ctrl-C, SIGTERM, a closed terminal (SIGHUP). The first one saves, the second stops.
 
 Only the job's own process acts on them; the engine's processes are in groups of their own (`runtime.connect`).
 """
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_SECONDS = 0.2  # between two looks of the main thread, which alone hears signals, at work in another one
 
 _calls: list[Callable[[], None]] = []
@@ -24,14 +24,15 @@ _heard: list[int] = []
 
 
 def listen() -> None:
-    """Hear the signals; again after an engine has set handlers of its own."""
+    """Hear the signals; again after an engine has set handlers of its own. Under `nohup` a closed terminal is none."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, _on_signal)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _on_signal)
 
 
 def code() -> int:
-    """Exit code of a stopped job, as shells count it: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Exit code of a stopped job, as shells count it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
     return 128 + (_heard[0] if _heard else signal.SIGTERM)
 
 
@@ -40,12 +41,11 @@ def heard() -> bool:
     return bool(_heard)
 
 
-def forget() -> None:
-    """As if nothing had been heard: for tests."""
-    _heard.clear()
-
-
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        _leave_terminal()
+        if number in _heard:  # the kernel and the shell both tell of one closed terminal
+            return
     _heard.append(number)
     if len(_heard) > 1:
         _say("stopped at once")
@@ -56,6 +56,15 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         return
     _say("stopping (a second signal stops at once)")
     raise SystemExit(code())
+
+
+def _leave_terminal() -> None:
+    """Print to nowhere what went to a terminal that is gone, where each print would fail; logs in files stay."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def _say(text: str) -> None:

@@ -124,8 +124,8 @@ def test_sigterm_to_the_whole_group_of_an_evaluation(data: str, tmp_path: Path) 
         assert time.monotonic() < deadline and job.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.05)
     os.killpg(job.pid, signal.SIGTERM)
-    assert job.wait(60) == 143
-    said = (tmp_path / "log").read_text()
+    code, said = job.wait(60), (tmp_path / "log").read_text()
+    assert code == 143, said
     assert "stopped: what was finished is kept, and the same command continues" in said and "Traceback" not in said
     assert list(out.glob("parts/*.parquet")) and not (out / "summary.json").exists()
     assert left_of(job.pid) == []
