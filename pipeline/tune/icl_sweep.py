@@ -165,12 +165,14 @@ class IclSweep:
         if key_of(setting) != key_of(proposal.setting):  # of a population: taken over from another member
             values = draw_of(self.checked.space, setting)
             proposal = Proposal(values, setting, inside=inside(self.checked.space, values))
-        about = {**asdict(proposal), "history": history}
+        about: dict[str, Any] = {**asdict(proposal), "history": history}
         seconds = float(result.get("time_total_s", 0.0))
         if error or ERROR in result:
             return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)
         if not result.get(ENDED) and (self.stopping or self.over_budget):
             return None
+        if not result.get(ENDED):  # its training may have gone on while the scheduler decided: on which machine, differs
+            history = about["history"] = [row for row in history if row[STEP] <= result[STEP]]
         metrics = {name: value for name, value in history[-1].items() if name != STEP}
         whole = history[-1][STEP] >= self.checked.run.total_steps
         return Trial(number, "done" if whole else "stopped", metrics=metrics, seconds=seconds, **about)
