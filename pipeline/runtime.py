@@ -276,7 +276,9 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
         code: Any = 0
         sys.stdout.flush()
     except SystemExit as end:
-        code = end.code
+        code = (
+            stop.code() if stop.heard() else end.code
+        )  # Ray makes another SystemExit of one in the midst of its calls
         if stop.heard():
             print("stopped: what was finished is kept, and the same command continues", file=sys.stderr)
     except BrokenPipeError:  # `| head` has seen enough

@@ -85,8 +85,7 @@ def _run(checked: Checked, items: list[Item], pending: list[Item], actors: int, 
     total = sum(len(item.places) for item in items)
     left = sum(len(item.places) for item in pending)
     progress = runtime.Progress("evaluating", total, "objects", done=total - left)
-    for row in through_actors(Evaluator, [checked.request], todo, checked, actors):
-        progress.update(int(row["objects"]), row["name"])
+    through_actors(Evaluator, [checked.request], todo, checked, actors, progress)
     progress.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -63,7 +63,7 @@ class InferenceActor(ABC):
 
     @abstractmethod
     def work(self, work: dict[str, Any]) -> dict[str, Any]:
-        """Carry out one piece of work."""
+        """Carry out one piece of work; returns {"name": ..., "objects": number}."""
 
     def rows(self, chunk: Chunk) -> list[Row]:
         """The chunk's row group; chunks of one group follow one another, so the last one is kept."""
@@ -138,9 +138,14 @@ def in_rounds(missing: Callable[[], list[T]], run: Callable[[list[T]], None]) ->
 
 
 def through_actors(
-    kind: type[InferenceActor], arguments: Sequence[Any], todo: Sequence[dict[str, Any]], checked: Checked, actors: int
-) -> Iterator[dict[str, Any]]:
-    """Carry out work in a pool of actors, yielding what each call returns as soon as it is there.
+    kind: type[InferenceActor],
+    arguments: Sequence[Any],
+    todo: Sequence[dict[str, Any]],
+    checked: Checked,
+    actors: int,
+    progress: runtime.Progress,
+) -> None:
+    """Carry out work in a pool of actors.
 
     An actor that is lost gives its work back, and another one is started in its place; it gets work once it is there,
     so that nothing waits for a machine which does not come back.
@@ -148,6 +153,7 @@ def through_actors(
     Args:
         kind: its `work` takes one of `todo`; its constructor takes what `InferenceActor`'s does, then `arguments`.
         actors: the most at once.
+        progress: told of the objects of each call as soon as it is done.
 
     Raises:
         One of LOST: some work killed its actor again and again, or too many actors were lost.
@@ -188,7 +194,7 @@ def through_actors(
                     more = waiting.popleft()
                     running[actor.__call__.remote(more)] = (actor, more)
                 if work is not None:
-                    yield result
+                    progress.update(int(result["objects"]), result["name"])
         finally:
             for actor, _ in running.values():
                 ray.kill(actor)

@@ -204,8 +204,7 @@ class _Together:
         what = f"trials {trials[0].id}-{trials[-1].id} of {checked.request.trials}"
         progress = runtime.Progress(what, total, "objects", done=total - left)
         arguments = [settings, request.rules, request.batch_size]
-        for row in through_actors(SweepActor, arguments, todo, checked.evaluation, self.sweep.actors):
-            progress.update(int(row["objects"]), row["name"])
+        through_actors(SweepActor, arguments, todo, checked.evaluation, self.sweep.actors, progress)
         progress.close()
 
 

@@ -171,7 +171,7 @@ class IclSweep:
             return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)
         if not result.get(ENDED) and (self.stopping or self.over_budget):
             return None
-        if not result.get(ENDED):  # its training may have gone on while the scheduler decided: on which machine, differs
+        if not result.get(ENDED):  # its training may have gone on while the scheduler decided
             history = about["history"] = [row for row in history if row[STEP] <= result[STEP]]
         metrics = {name: value for name, value in history[-1].items() if name != STEP}
         whole = history[-1][STEP] >= self.checked.run.total_steps

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,13 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     names = ["CFR-0", "CFR-1", "CFR-4", "A-CFR-4"]
     deadly = names.index("CFR-4")
 
-    def here(kind: Any, arguments: Any, todo: Any, checked: Any, actors: int) -> Iterator[dict[str, Any]]:
+    def here(kind: Any, arguments: Any, todo: Any, checked: Any, actors: int, progress: Any) -> None:
         actor = kind(checked.checkpoint.uri, checked.checkpoint.sha256, False, 1, None, *arguments)
         tried.append([number for number, _, _ in actor.settings])
         for work in todo:
             if deadly in tried[-1] and work["part"].endswith("blobs-000001.parquet"):  # not on its first objects
                 raise ActorDiedError
-            yield actor(work)
+            actor(work)
 
     monkeypatch.setattr(cfr_sweep, "through_actors", here)
     asked = few(request(made, tmp_path / "out", trials=4))

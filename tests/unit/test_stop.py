@@ -45,6 +45,16 @@ with stop.stoppable(wish.set):
     print(stop.beside(lambda: wish.wait(60)), flush=True)
 sys.exit(stop.code())
 """
+ENGINE_CALL = """
+from pipeline import runtime
+def job(args):
+    try:
+        print("open", flush=True)
+        time.sleep(60)
+    except SystemExit:
+        raise SystemExit(1)  # as Ray does in `ray.get` and `ray.wait`
+runtime.main(job)
+"""
 
 
 @pytest.fixture
@@ -103,6 +113,12 @@ def test_work_in_another_thread_hears_of_it(start: list[subprocess.Popen[str]]) 
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
     assert (out, process.returncode) == ("True\n", 130)
+
+
+def test_a_signal_in_a_call_of_the_engine_keeps_its_exit_code(start: list[subprocess.Popen[str]]) -> None:
+    process = begin(start, ENGINE_CALL, lines=2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
 
 
 def test_a_closed_terminal_saves_though_it_is_told_twice(tmp_path: Path) -> None:
