@@ -19,8 +19,8 @@ from pipeline.train.state import checkpoint_uri, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "local.sh"
-STEPS = 180
-EVERY = 10  # steps between checkpoints; all are kept
+STEPS = 150
+EVERY = 5  # steps between checkpoints; all are kept
 SHAPE = {"HEAD_CPUS": "3", "WORKER_CPUS": "3"}
 # One training worker fits a node, and leaves a CPU for the stream.
 SMALL = [
