@@ -276,9 +276,7 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
         code: Any = 0
         sys.stdout.flush()
     except SystemExit as end:
-        code = (
-            stop.code() if stop.heard() else end.code
-        )  # Ray makes another SystemExit of one in the midst of its calls
+        code = stop.code() if stop.heard() else end.code  # Ray makes another one of it within its calls
         if stop.heard():
             print("stopped: what was finished is kept, and the same command continues", file=sys.stderr)
     except BrokenPipeError:  # `| head` has seen enough
