@@ -28,8 +28,10 @@ from typing import Any
 import torch
 
 from benchmarks.stream import commit, processor
-from pipeline import config, runtime, s3_client, storage
-from pipeline.data import order, stream
+from pipeline import config, storage
+from pipeline.engine import runtime
+from pipeline.storage import s3_client
+from pipeline.stream import order, stream
 from pipeline.data.manifest import MANIFEST, Manifest
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards

@@ -23,10 +23,11 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from pipeline import runtime
+from pipeline.engine import runtime
 from pipeline.augment import transforms
 from pipeline.config import Data, Suem, Train, TrainConfig
-from pipeline.data import manifest, order, samples, stream
+from pipeline.data import manifest
+from pipeline.stream import order, samples, stream
 from pipeline.data.manifest import Manifest
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards

@@ -32,7 +32,7 @@ from benchmarks.icl_memory import made_batch
 from benchmarks.stream import commit, processor
 from jobs.recipes.parts import BASE, HUGE, ICL, LARGE
 from pipeline import config
-from pipeline.data import order
+from pipeline.stream import order
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train import icl

@@ -1,5 +1,5 @@
 """Command lines: prepare, train, tune, evaluate, demo."""
 
-from pipeline.stop import hear_early
+from pipeline.engine.stop import hear_early
 
 hear_early()

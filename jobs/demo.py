@@ -8,7 +8,8 @@ import sys
 import time
 
 from jobs import evaluate, prepare, train
-from pipeline import runtime, storage
+from pipeline.engine import runtime
+from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 
 OUT = "runs/demo"

@@ -19,9 +19,11 @@ import tyro
 
 from jobs.evaluation_log import print_table, tracked, with_comparison
 from jobs.flags import apart, config_flag, joined
-from pipeline import config_io, lease, runtime, storage
+from pipeline.config import io as config_io
+from pipeline.engine import lease, runtime
+from pipeline import storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
-from pipeline.device import Device, batch_for, evaluating_on_device
+from pipeline.engine.device import Device, batch_for, evaluating_on_device
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
 from pipeline.evaluate.request import Request, check, on_device

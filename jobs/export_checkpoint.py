@@ -15,7 +15,8 @@ import io
 import torch
 
 from jobs.prepare import Parser
-from pipeline import runtime, storage
+from pipeline.engine import runtime
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model, read_unused
 from pipeline.model.published import to_published

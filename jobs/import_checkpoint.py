@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 
 from jobs.prepare import Parser
-from pipeline import lease, runtime, storage
+from pipeline.engine import lease, runtime
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import read_published, write_imported
 from pipeline.model.published import NAMES, Published

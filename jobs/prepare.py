@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from pipeline import lease, runtime, storage
+from pipeline.engine import lease, runtime
+from pipeline import storage
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import SOURCES, open_reader
 from pipeline.data.readers.coco_instances import CROWDS, EXIFS

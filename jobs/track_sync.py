@@ -13,8 +13,8 @@ import argparse
 import sys
 
 from jobs.prepare import Parser
-from pipeline import runtime
-from pipeline.credentials import mask_uris
+from pipeline.engine import runtime
+from pipeline.redact import mask_uris
 from pipeline.errors import UserError
 from pipeline.report.places import kept_spools, spools_of
 from pipeline.report.spool import Waiting

@@ -15,10 +15,12 @@ from functools import partial
 from jobs.flags import config_flag, without_config
 from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
-from pipeline import config, config_io, lease, runtime, stop, storage
-from pipeline.credentials import mask_uris
+from pipeline import config, storage
+from pipeline.config import io as config_io
+from pipeline.engine import lease, runtime, stop
+from pipeline.redact import mask_uris
 from pipeline.data.manifest import load_manifest
-from pipeline.device import training_on_device
+from pipeline.engine.device import training_on_device
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.validate import validate_share
 from pipeline.model.segmenter import check_crop

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from pipeline import config, config_io, runtime, storage
+from pipeline import config, storage
+from pipeline.config import io as config_io
+from pipeline.engine import runtime
 from pipeline.clicks.encode import decode
 from pipeline.report.overlay import overlay, strip, training_picture
 from pipeline.report.plots import learning_curves

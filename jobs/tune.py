@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from jobs import tune_cfr, tune_icl
-from pipeline import runtime
+from pipeline.engine import runtime
 from pipeline.errors import UserError, did_you_mean
 
 KINDS = {"cfr": tune_cfr.job, "icl": tune_icl.job}

@@ -16,9 +16,9 @@ import tyro
 
 from jobs.flags import joined
 from jobs.tune_cfr_log import print_passes, tracked_cfr
-from pipeline import lease, runtime
+from pipeline.engine import lease, runtime
 from pipeline.config import Eval, Tracking
-from pipeline.device import Device, batch_for, evaluating_on_device
+from pipeline.engine.device import Device, batch_for, evaluating_on_device
 from pipeline.evaluate.request import Request, on_device
 from pipeline.evaluate.sources import parse_data
 from pipeline.tune.cfr_request import SweepRequest, check

@@ -22,9 +22,10 @@ from jobs.recipes import RECIPES
 from jobs.train import completed, recipe_and_start
 from jobs.tune_icl_log import tracked_icl
 from jobs.tune_log import print_best
-from pipeline import config_io, lease, runtime, stop
+from pipeline.config import io as config_io
+from pipeline.engine import lease, runtime, stop
 from pipeline.config import TrainConfig
-from pipeline.device import free_gpus, takes_gpu
+from pipeline.engine.device import free_gpus, takes_gpu
 from pipeline.errors import UserError
 from pipeline.tune.icl_request import IclRequest, IclSearch, check
 from pipeline.tune.icl_sweep import IclSweep

@@ -10,7 +10,8 @@ from typing import Any
 
 from jobs.training_log import TrainingLog
 from jobs.tune_log import WAIT, SweepLog, about_sweep, tracked
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 from pipeline.tune.icl_request import CheckedIcl, identity
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import OpenLog

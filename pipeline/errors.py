@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake that the user can mend: one message saying what is wrong and what to do.
 
-    Jobs print the message without a traceback and exit with code 2 (`pipeline.runtime.main`).
+    Jobs print the message without a traceback and exit with code 2 (`pipeline.engine.runtime.main`).
     """
 
 

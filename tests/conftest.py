@@ -115,7 +115,7 @@ def exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def run(job: Callable[[list[str]], None], *args: str) -> tuple[int, str, str]:
         import ray
 
-        from pipeline import runtime
+        from pipeline.engine import runtime
 
         monkeypatch.setattr(sys, "argv", ["job", *args])
         monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session's Ray

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.config import Cfr, Data, Model, TrainConfig
 from pipeline.data.manifest import MANIFEST, Manifest, ShardInfo
 from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, table

@@ -21,7 +21,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.data.manifest import FILES, Manifest
 from pipeline.errors import UserError
-from pipeline.looks import look_of
+from pipeline.storage.looks import look_of
 
 INPUTS = "inputs.json"
 ABSENT = ""  # mark of a file that was looked for and not there
@@ -129,7 +129,7 @@ def changed_files(root: str, read: Mapping[str, str], looks: Mapping[str, str]) 
 
     Args:
         read: marks by name below the root.
-        looks: what `pipeline.looks` said of the root when its conversion began.
+        looks: what `pipeline.storage.looks` said of the root when its conversion began.
     """
     now = look_of(root)
     # A file that lies elsewhere has no look: it is read.

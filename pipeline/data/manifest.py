@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.data.schema import SCHEMA_VERSION, Row
 from pipeline.errors import UserError
-from pipeline.options import load_json
+from pipeline.config.options import load_json
 
 MANIFEST, PLAN, FILES, REJECTED = "manifest.json", "plan.json", "files.json", "rejected.parquet"
 READ_ATTEMPTS = 3

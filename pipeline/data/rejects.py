@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.data.manifest import PLAN, REJECTED, Manifest
 from pipeline.data.readers.base import Reader
 from pipeline.errors import BadRow
-from pipeline.local_files import printable
+from pipeline.storage.local_files import printable
 
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "reason", "detail", "path")])
 TWICE = "image_id occurs twice"

@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline import lease, runtime, storage
+from pipeline.engine import lease, runtime
+from pipeline import storage
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped, check_apart
 from pipeline.data.rejects import TWICE, counted, first, reject, write_rejected
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
 from pipeline.errors import BadRow, UserError
-from pipeline.local_files import printable
-from pipeline.looks import look_of
-from pipeline.watch import STILL_SECONDS, pulse_of_process, watching
+from pipeline.storage.local_files import printable
+from pipeline.storage.looks import look_of
+from pipeline.engine.watch import STILL_SECONDS, pulse_of_process, watching
 
 CONVERSION = 2  # counts up when a reader or this module makes other rows of the same files
 WORDS = {"conversion": "rows made by another version", "items_sha256": "other images or annotations"}  # of the plan

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import runtime, storage
+from pipeline.engine import runtime
+from pipeline import storage
 from pipeline.data.fingerprint import checksum
 from pipeline.evaluate import results
 from pipeline.evaluate.item import evaluate_item

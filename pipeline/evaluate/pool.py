@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from pipeline import runtime
+from pipeline.engine import runtime
 from pipeline.config import Eval
 from pipeline.data.manifest import read_group
 from pipeline.data.readers import open_reader
@@ -22,10 +22,10 @@ from pipeline.errors import UserError
 from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
 from pipeline.evaluate.request import Checked, Request, hold_shards
 from pipeline.evaluate.sources import SPLIT, Source
-from pipeline.machine import usable_cpus
+from pipeline.engine.machine import usable_cpus
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
-from pipeline.watch import Pulse, watching
+from pipeline.engine.watch import Pulse, watching
 
 T = TypeVar("T")
 

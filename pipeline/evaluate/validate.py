@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.config import TrainConfig
 from pipeline.data.images import decode_sample
 from pipeline.data.manifest import load_manifest, read_group

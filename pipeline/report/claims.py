@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 
 TOLERANCE = 0.05  # clicks
 Status = Literal["verified", "not verified", "not run"]

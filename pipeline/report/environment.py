@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.credentials import mask_credentials
+from pipeline.redact import mask_credentials
 
 PACKAGES = ("torch", "ray", "timm", "numpy", "opencv-python-headless", "pyarrow", "mlflow")
 COMMIT_VARIABLE = "CFR_ICL_GIT_COMMIT"  # set it where the code comes without its .git folder (images, `ray job submit`)

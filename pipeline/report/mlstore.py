@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.credentials import check_secrets, mask_uris, mask_value
+from pipeline.redact import check_secrets, mask_uris, mask_value
 from pipeline.report.spool import Identity, Spool, file_lock
 from pipeline.report.store_uri import sqlite_path
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.credentials import mask_uris
+from pipeline.redact import mask_uris
 from pipeline.errors import UserError
 from pipeline.report.spool import Identity, Lane, Spool
 

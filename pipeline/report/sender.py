@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.credentials import mask_credentials
+from pipeline.redact import mask_credentials
 from pipeline.report.mlstore import OpenRun, Refused, RunMissing, set_client_environment, translate
 from pipeline.report.places import note_run
 from pipeline.report.spool import Lane, Spool

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pipeline.credentials import check_secrets, mask_uris
+from pipeline.redact import check_secrets, mask_uris
 from pipeline.errors import UserError, did_you_mean
 
 SQLITE = "sqlite:///"

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pipeline.config import Tracking
-from pipeline.credentials import mask_uris
+from pipeline.redact import mask_uris
 from pipeline.errors import UserError
 from pipeline.report.mlstore import now_ms
 from pipeline.report.sender import Sender

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from pipeline import config
-from pipeline.credentials import mask_uris
+from pipeline.redact import mask_uris
 from pipeline.errors import UserError
 from pipeline.report.environment import environment_tags
 from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, text_of

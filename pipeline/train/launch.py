@@ -13,15 +13,17 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import config, config_io, runtime, storage
-from pipeline import stop as stop_signals
-from pipeline.cluster import check_workers
+from pipeline import config, storage
+from pipeline.config import io as config_io
+from pipeline.engine import runtime
+from pipeline.engine import stop as stop_signals
+from pipeline.engine.capacity import check_workers
 from pipeline.errors import Unavailable, UserError
 from pipeline.model.start import is_uri
 from pipeline.train.loop import Validate, train_worker
 from pipeline.train.relay import Event, Relay
 from pipeline.train.state import complete_checkpoints, step_of
-from pipeline.watch import watching
+from pipeline.engine.watch import watching
 
 OnEvent = Callable[[Event], None]
 LISTEN_SECONDS = 0.5  # between two looks at the workers' news

@@ -20,10 +20,12 @@ import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train.collective import broadcast_from_rank_zero
 
-from pipeline import config, config_io
-from pipeline.data import fingerprint, order, stream
+from pipeline import config
+from pipeline.config import io as config_io
+from pipeline.data import fingerprint
+from pipeline.stream import order, stream
 from pipeline.data.manifest import load_manifest
-from pipeline.machine import usable_cpus
+from pipeline.engine.machine import usable_cpus
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.start import new_model
@@ -34,7 +36,7 @@ from pipeline.train.meter import Meter
 from pipeline.train.optim import build_optimizer, rate_at, set_rate
 from pipeline.train.relay import Event
 from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
-from pipeline.watch import Pulse
+from pipeline.engine.watch import Pulse
 
 # (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so
 # that training does not know how evaluation works; "noc90" decides which checkpoint is the best.

@@ -7,16 +7,17 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import config, config_io, storage
+from pipeline import config, storage
+from pipeline.config import io as config_io
 from pipeline.data import fingerprint
 from pipeline.data.fingerprint import Marks
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
-from pipeline.lease import other_names
+from pipeline.engine.lease import other_names
 from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
 from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
-from pipeline.options import load_json
+from pipeline.config.options import load_json
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from pipeline import config, config_io, storage
-from pipeline.data.order import Position
+from pipeline import config, storage
+from pipeline.config import io as config_io
+from pipeline.stream.order import Position
 from pipeline.errors import StorageUnavailable, UserError
 from pipeline.model.checkpoints import (
     CHECKPOINTS,

@@ -23,7 +23,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import runtime, storage
+from pipeline.engine import runtime
+from pipeline import storage
 from pipeline.config import Cfr, Eval
 from pipeline.evaluate import results
 from pipeline.evaluate.plan import Chunk, DataSet, chunks

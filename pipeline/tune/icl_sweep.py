@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import runtime
-from pipeline.cluster import runs_at_once
+from pipeline.engine import runtime
+from pipeline.engine.capacity import runs_at_once
 from pipeline.train.launch import preflight
 from pipeline.train.relay import Relay
 from pipeline.tune import icl_folder

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
-from pipeline import config_io, runtime, stop
+from pipeline.config import io as config_io
+from pipeline.engine import runtime, stop
 from pipeline.config import Tracking, TrainConfig
 from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit

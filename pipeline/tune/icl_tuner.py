@@ -25,8 +25,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline import config_io, runtime, stop, storage
-from pipeline.cluster import stream_tasks
+from pipeline.config import io as config_io
+from pipeline.engine import runtime, stop
+from pipeline import storage
+from pipeline.engine.capacity import stream_tasks
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import STEP, Common, IclTrial, OpenLog

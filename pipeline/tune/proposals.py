@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
 from pipeline.tune.dimensions import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights

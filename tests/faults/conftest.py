@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import s3_client, storage
+from pipeline.storage import s3_client
+from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.evaluate.results import read_table
 from tests.faulty_s3 import FaultyS3

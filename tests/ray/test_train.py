@@ -13,7 +13,7 @@ from jobs import prepare, train
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
-from pipeline.runtime import user_error_in
+from pipeline.engine.runtime import user_error_in
 from pipeline.train.launch import MistakeEnds
 from tests.conftest import Exits
 

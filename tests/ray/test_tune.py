@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError
 
 from jobs import tune as command
 from pipeline.config import Cfr, Eval, TrainConfig
-from pipeline.config_io import replace
+from pipeline.config.io import replace
 from pipeline.data.images import decode_sample
 from pipeline.errors import UserError
 from pipeline.evaluate.batch import Target, evaluate_objects

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from pipeline import watch
+from pipeline.engine import watch
 
 pytestmark = pytest.mark.ray
 SECONDS = 6.0

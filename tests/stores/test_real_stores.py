@@ -16,7 +16,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from pipeline import s3, s3_client, s3_conditions, storage
+from pipeline.storage import s3, s3_client, s3_conditions
+from pipeline import storage
 from pipeline.errors import UserError
 
 pytestmark = [

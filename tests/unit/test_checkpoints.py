@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline import config
-from pipeline.data.order import Position
+from pipeline.stream.order import Position
 from pipeline.errors import StorageUnavailable, UserError
 from pipeline.model.checkpoints import find_checkpoint, load_model, load_weights
 from pipeline.model.pickle_reader import read_torch_pickle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.cluster import Node, check_workers, growth, stream_cpus, stream_tasks
+from pipeline.engine.capacity import Node, check_workers, growth, stream_cpus, stream_tasks
 from pipeline.config import Train
 from pipeline.errors import UserError
 

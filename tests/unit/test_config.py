@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jobs.recipes import RECIPES
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 from pipeline.errors import UserError
 
 

@@ -10,9 +10,10 @@ import pytest
 from mlflow import MlflowClient
 
 from jobs.training_log import TrainingLog
-from pipeline import config, config_io
-from pipeline.credentials import mask_all, mask_credentials, mask_uris, mask_value
-from pipeline.data.order import Position
+from pipeline import config
+from pipeline.config import io as config_io
+from pipeline.redact import mask_all, mask_credentials, mask_uris, mask_value
+from pipeline.stream.order import Position
 from pipeline.errors import UserError
 from pipeline.report.tracking import open_run
 from pipeline.train.optim import build_optimizer

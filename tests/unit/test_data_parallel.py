@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import config
-from pipeline.data.order import Position
+from pipeline.stream.order import Position
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
 from pipeline.model.segmenter import ClickSegmenter

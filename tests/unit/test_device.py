@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import config, device
-from pipeline.device import GPU_BATCH, batch_for, evaluating_on_device, takes_gpu, training_on_device, workers_for
+from pipeline import config
+from pipeline.engine import device
+from pipeline.engine.device import GPU_BATCH, batch_for, evaluating_on_device, takes_gpu, training_on_device, workers_for
 from pipeline.errors import UserError
 
 

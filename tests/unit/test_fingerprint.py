@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import config_io, storage
+from pipeline.config import io as config_io
+from pipeline import storage
 from pipeline.config import Eval, TrainConfig
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, load_manifest
@@ -25,7 +26,7 @@ from pipeline.errors import BadRow, UserError
 from pipeline.evaluate import request as evaluation
 from pipeline.evaluate.plan import open_dataset
 from pipeline.evaluate.request import Request, check, hold_shards
-from pipeline.looks import look_of
+from pipeline.storage.looks import look_of
 from pipeline.model.checkpoints import STATE
 from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.tune import cfr_request

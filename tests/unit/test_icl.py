@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train import icl
 from pipeline.train.loss import normalized_focal_loss

@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import lease, lease_entry, storage
+from pipeline.engine import lease, lease_entry
+from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.lease import FILE, held
-from pipeline.lease_entry import Entry, entry_of, parse, watch
+from pipeline.engine.lease import FILE, held
+from pipeline.engine.lease_entry import Entry, entry_of, parse, watch
 from tests.made import rows_of_blobs
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
-from pipeline.lease import held
+from pipeline.engine.lease import held
 with held(sys.argv[1], "jobs.train"):
     print("held", flush=True)
     sys.stdin.readline()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.local_files import printable
+from pipeline.storage.local_files import printable
 
 ODD = [b"caf\xe9", b"\xff\xfe", "a b", "100%", "%41", "what?", "a#b", "new\nline", "tab\t", "'\"", "-rf", "~", "a=b"]
 ODD += [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import machine
+from pipeline.engine import machine
 from pipeline.errors import Unavailable, UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.order import Plan, Position, Slice, advance, chunk_rows, deal, generator, rank_slices
+from pipeline.stream.order import Plan, Position, Slice, advance, chunk_rows, deal, generator, rank_slices
 
 SIZE = 7
 WORLDS = st.integers(1, 5)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from jobs import export_checkpoint, import_checkpoint
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 from pipeline.errors import UserError
 from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, find_checkpoint, load_model, read_unused

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.recipes import RECIPES
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.data.readers import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.recipes import RECIPES, STARTS
 from jobs.train import parse
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import shapes_of
 from pipeline.model.published import VARIANTS, unused_shapes

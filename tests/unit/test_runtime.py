@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import RayTaskError
 
-from pipeline import runtime
+from pipeline.engine import runtime
 from pipeline.errors import UserError
 
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import s3, s3_client, s3_conditions, storage
+from pipeline.storage import s3, s3_client, s3_conditions
+from pipeline import storage
 from pipeline.errors import StorageUnavailable, UserError
 from tests.faulty_s3 import WRITING, FaultyS3
 

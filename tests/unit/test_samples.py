@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.augment.suem import Donors
 from pipeline.config import Clicks, Data, Suem, TrainConfig
-from pipeline.data import samples
+from pipeline.stream import samples
 from pipeline.data.masks import build_row, region
-from pipeline.data.samples import Batch, make_chunk
+from pipeline.stream.samples import Batch, make_chunk
 from pipeline.data.schema import Row, Sample
 from pipeline.errors import UserError
 

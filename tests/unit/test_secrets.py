@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import runtime
-from pipeline.credentials import (
+from pipeline.engine import runtime
+from pipeline.redact import (
     LEAK,
     SECRET_VARIABLES,
     check_secrets,

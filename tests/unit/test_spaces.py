@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.recipes import RECIPES
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.config import Cfr, Loss, TrainConfig
 from pipeline.errors import UserError
 from pipeline.tune import weights

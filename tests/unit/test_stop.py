@@ -1,4 +1,4 @@
-"""Signals to a small process that uses `pipeline.stop` as the jobs do."""
+"""Signals to a small process that uses `pipeline.engine.stop` as the jobs do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stop
+from pipeline.engine import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = """
@@ -46,7 +46,7 @@ with stop.stoppable(wish.set):
 sys.exit(stop.code())
 """
 ENGINE_CALL = """
-from pipeline import runtime
+from pipeline.engine import runtime
 def job(args):
     try:
         print("open", flush=True)

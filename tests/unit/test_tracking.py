@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import config, config_io
+from pipeline import config
+from pipeline.config import io as config_io
 from pipeline.report.spool import Spool
 from pipeline.report.sync import sync
 from pipeline.report.tracking import Run, open_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.evaluate.validate import choose, validate, validation_rows
 from tests.made import rows_of_blobs, small_config, small_model, write_dataset
 

@@ -1,4 +1,4 @@
-"""Which process counts as hung (`pipeline.watch.Signs`), with a clock of the test's own."""
+"""Which process counts as hung (`pipeline.engine.watch.Signs`), with a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.machine import started_at
-from pipeline.watch import BEAT_SECONDS, IDLE, Sign, Signs, kill
+from pipeline.engine.machine import started_at
+from pipeline.engine.watch import BEAT_SECONDS, IDLE, Sign, Signs, kill
 
 SILENT, STILL = 60.0, 600.0
 RANK = Sign("rank 0", "training", "computing step 1", False, 1, 1, "node", "host", 10, 1)

@@ -6,7 +6,8 @@ import os
 
 import pyarrow.fs as pafs
 
-from pipeline import s3, storage
+from pipeline.storage import s3
+from pipeline import storage
 
 
 def look_of(uri: str) -> dict[str, str]:

@@ -22,14 +22,14 @@ from ray.data import ExecutionOptions, ExecutionResources
 from ray.exceptions import RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline import runtime
-from pipeline.cluster import stream_tasks
+from pipeline.engine import runtime
+from pipeline.engine.capacity import stream_tasks
 from pipeline.config import TrainConfig
-from pipeline.data import order
+from pipeline.stream import order
 from pipeline.data.manifest import Manifest, read_group
-from pipeline.data.samples import Batch, make_chunk
+from pipeline.stream.samples import Batch, make_chunk
 from pipeline.errors import UserError
-from pipeline.watch import pulse_of_process
+from pipeline.engine.watch import pulse_of_process
 
 SEGMENT = 512  # Slices of one Ray dataset; short enough to start fast, long enough that starting costs nothing
 PREFETCH = 2  # Blocks fetched ahead of the training step

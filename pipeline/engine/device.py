@@ -6,7 +6,7 @@ from typing import Literal
 
 import ray
 
-from pipeline import config_io
+from pipeline.config import io as config_io
 from pipeline.config import Eval, TrainConfig
 from pipeline.errors import UserError
 

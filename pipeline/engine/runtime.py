@@ -14,9 +14,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from pipeline import machine, stop, storage
-from pipeline.cluster import Node, growth, refuse
-from pipeline.credentials import mask_uris
+from pipeline.engine import machine, stop
+from pipeline import storage
+from pipeline.engine.capacity import Node, growth, refuse
+from pipeline.redact import mask_uris
 from pipeline.errors import Unavailable, UserError
 
 # Read by Ray when its modules are imported, so they are set here, before `import ray` below.
@@ -29,7 +30,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not ({"RAY_AUTH_MODE", "RAY_ADDRESS"} & os.environ.keys() or machine.token_is_writable()):
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # of the Ray that is started here
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `pipeline.stop` hears it
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `pipeline.engine.stop` hears it
 
 import ray
 from ray._private import services
@@ -48,7 +49,7 @@ def connect(min_cpus: int = 4) -> None:
     share the cores well.
 
     Raises:
-        UserError, Unavailable: what `pipeline.machine` finds, or what the engine's error means.
+        UserError, Unavailable: what `pipeline.engine.machine` finds, or what the engine's error means.
     """
     if ray.is_initialized():
         return

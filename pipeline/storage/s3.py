@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.s3_client import client
-from pipeline.s3_errors import Absent, Changed, Unsupported, explain
+from pipeline.storage.s3_client import client
+from pipeline.storage.s3_errors import Absent, Changed, Unsupported, explain
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.machine import started_at
+from pipeline.engine.machine import started_at
 
 BEAT_SECONDS = 5.0  # between two signs of a process, and between two looks at them
 SILENT_SECONDS = 60.0  # without a sign, after which a process counts as stopped or cut off

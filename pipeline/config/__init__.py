@@ -1,4 +1,4 @@
-"""Every knob of the system: frozen, validated dataclasses (`pipeline.config_io` reads and writes them).
+"""Every knob of the system: frozen, validated dataclasses (`pipeline.config.io` reads and writes them).
 
 The dotted names (`optim.lr`, `suem.mix_prob`) are the same on the command line, in Tune and in MLflow.
 Published values are the defaults wherever a published recipe uses them (paper: arXiv 2303.05620).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from pipeline.options import check, options
+from pipeline.config.options import check, options
 
 
 def check_probabilities(owner: object, prefix: str, *names: str) -> None:

@@ -9,9 +9,9 @@ import uuid
 from contextlib import suppress
 from functools import lru_cache, partial
 
-from pipeline.s3 import attempt, read, split
-from pipeline.s3_client import client
-from pipeline.s3_errors import Absent, Changed, Unsupported
+from pipeline.storage.s3 import attempt, read, split
+from pipeline.storage.s3_client import client
+from pipeline.storage.s3_errors import Absent, Changed, Unsupported
 
 
 def create(path: str, data: bytes) -> bool:
