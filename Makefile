@@ -34,6 +34,7 @@ lint: setup
 	$(RUN) -m pyright
 
 format: setup
+	$(RUN) scripts/code_map.py
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 

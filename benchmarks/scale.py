@@ -29,13 +29,13 @@ import torch
 
 from benchmarks.stream import commit, processor
 from pipeline import config, storage
-from pipeline.engine import runtime
-from pipeline.storage import s3_client
-from pipeline.stream import order, stream
 from pipeline.data.manifest import MANIFEST, Manifest
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards
+from pipeline.engine.connect import connect
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.storage import s3_client
+from pipeline.stream import order, stream
 from pipeline.train.optim import build_optimizer
 from pipeline.train.state import TrainState, publish, take_snapshot, write_parts
 
@@ -240,7 +240,7 @@ def main() -> None:
     parts = options.part.split(",")
     print(f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}; commit {commit()}")
     with s3_server():
-        runtime.connect(4)
+        connect(4)
         made = write_shards(open_reader("coco-lvis", options.root, "train"), f"{BUCKET}/1", "train")
         if "data" in parts:
             part_data(made, options.samples)

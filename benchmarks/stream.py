@@ -23,14 +23,14 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from pipeline.engine import runtime
 from pipeline.augment import transforms
 from pipeline.config import Data, Suem, Train, TrainConfig
 from pipeline.data import manifest
-from pipeline.stream import order, samples, stream
 from pipeline.data.manifest import Manifest
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards
+from pipeline.engine.connect import connect
+from pipeline.stream import order, samples, stream
 
 STAGES: list[tuple[ModuleType, str, str]] = [
     (manifest, "read_group", "read and parse the row group"),
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=640)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    runtime.connect(4)
+    connect(4)
     with tempfile.TemporaryDirectory() as folder:
         made = write_shards(open_reader("coco-lvis", options.root, "train"), folder, "train")
         config = TrainConfig(data=Data(train=folder, workers=1), suem=Suem(), train=Train(batch=32))

@@ -32,9 +32,9 @@ from benchmarks.icl_memory import made_batch
 from benchmarks.stream import commit, processor
 from jobs.recipes.parts import BASE, HUGE, ICL, LARGE
 from pipeline import config
-from pipeline.stream import order
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.stream import order
 from pipeline.train import icl
 from pipeline.train.optim import build_optimizer
 from pipeline.train.state import TrainState, publish, take_snapshot, write_parts

@@ -8,9 +8,10 @@ import sys
 import time
 
 from jobs import evaluate, prepare, train
-from pipeline.engine import runtime
 from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
+from pipeline.engine.main import main
+from pipeline.engine.progress import duration
 
 OUT = "runs/demo"
 
@@ -52,10 +53,10 @@ def finish(report: str, untrained: str, seconds: float) -> None:
                 f"{setting:<20}{s['objects']:>8}{s['noc']['80']:>8.2f}{s['noc']['90']:>8.2f}"
                 f"{s['mean_iou'][0]:>8.3f}{s['mean_iou'][4]:>8.3f}{s['seconds_per_click']:>9.3f}"
             )
-    print(f"\nDone in {runtime.duration(seconds)}. Report: {os.path.relpath(storage.join(report, 'report.html'))}")
+    print(f"\nDone in {duration(seconds)}. Report: {os.path.relpath(storage.join(report, 'report.html'))}")
     python = os.path.relpath(sys.executable)
     print(f"MLflow: {python} -m mlflow ui --backend-store-uri sqlite:///mlflow.db, then open http://127.0.0.1:5000")
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -19,11 +19,13 @@ import tyro
 
 from jobs.evaluation_log import print_table, tracked, with_comparison
 from jobs.flags import apart, config_flag, joined
-from pipeline.config import io as config_io
-from pipeline.engine import lease, runtime
 from pipeline import storage
 from pipeline.config import Cfr, Eval, Tracking, TrainConfig
+from pipeline.config import io as config_io
+from pipeline.engine import lease
+from pipeline.engine.connect import connect
 from pipeline.engine.device import Device, batch_for, evaluating_on_device
+from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.evaluate.job import evaluate
 from pipeline.evaluate.request import Request, check, on_device
@@ -146,7 +148,7 @@ def carry_out(options: Args) -> None:
     earlier = earlier_of(options)
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
-    runtime.connect()
+    connect()
     rules = evaluating_on_device(checked.request.rules)
     checked = on_device(checked, rules, batch_for(options.batch_size, rules.gpu))
     with tracked(checked, tracking) as log:
@@ -161,4 +163,4 @@ def carry_out(options: Args) -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

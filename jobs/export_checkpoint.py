@@ -15,8 +15,8 @@ import io
 import torch
 
 from jobs.prepare import Parser
-from pipeline.engine import runtime
 from pipeline import storage
+from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model, read_unused
 from pipeline.model.published import to_published
@@ -44,4 +44,4 @@ def job(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 
 from jobs.prepare import Parser
-from pipeline.engine import lease, runtime
 from pipeline import storage
+from pipeline.engine import lease
+from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import read_published, write_imported
 from pipeline.model.published import NAMES, Published
@@ -53,4 +54,4 @@ def job(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import time
 
-from pipeline.engine import lease, runtime
 from pipeline import storage
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import SOURCES, open_reader
@@ -18,6 +17,9 @@ from pipeline.data.readers.coco_instances import CROWDS, EXIFS
 from pipeline.data.readers.layouts import other_layout
 from pipeline.data.rejects import lines
 from pipeline.data.shards import write_shards
+from pipeline.engine import lease
+from pipeline.engine.main import main
+from pipeline.engine.progress import duration
 from pipeline.errors import UserError
 
 
@@ -82,8 +84,8 @@ def job(args: list[str]) -> None:
     print(f"{manifest.rows} images, {manifest.objects} objects, {len(manifest.shards)} shards, {size:.1f} MB")
     for line in lines(reader, options.out, manifest):
         print(f"  {line}")
-    print(f"prepared in {runtime.duration(time.monotonic() - start)}: {storage.absolute(options.out)}")
+    print(f"prepared in {duration(time.monotonic() - start)}: {storage.absolute(options.out)}")
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -13,9 +13,9 @@ import argparse
 import sys
 
 from jobs.prepare import Parser
-from pipeline.engine import runtime
-from pipeline.redact import mask_uris
+from pipeline.engine.main import main
 from pipeline.errors import UserError
+from pipeline.redact import mask_uris
 from pipeline.report.places import kept_spools, spools_of
 from pipeline.report.spool import Waiting
 from pipeline.report.sync import sync
@@ -70,4 +70,4 @@ def describe(waiting: Waiting) -> str:
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -17,14 +17,16 @@ from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
 from pipeline import config, storage
 from pipeline.config import io as config_io
-from pipeline.engine import lease, runtime, stop
-from pipeline.redact import mask_uris
 from pipeline.data.manifest import load_manifest
+from pipeline.engine import lease, stop
+from pipeline.engine.connect import connect
 from pipeline.engine.device import training_on_device
+from pipeline.engine.main import main
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.validate import validate_share
 from pipeline.model.segmenter import check_crop
 from pipeline.model.start import is_uri, new_model
+from pipeline.redact import mask_uris
 from pipeline.report.tracking import resolve_tracking
 from pipeline.train.launch import fit
 from pipeline.train.run_folder import inputs_of, open_folder
@@ -105,7 +107,7 @@ def carry_out(run: config.TrainConfig) -> None:
         return
     print(f"{'continuing' if begun else 'training'} {run.recipe} at step {first} of {run.total_steps}: {run.out}")
     print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
-    runtime.connect()
+    connect()
     run = training_on_device(run)
     with TrainingLog(run, first) as log:
         # Workers need no way to MLflow, and Ray shows what they were given.
@@ -120,4 +122,4 @@ def carry_out(run: config.TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from pipeline import config, storage
-from pipeline.config import io as config_io
-from pipeline.engine import runtime
 from pipeline.clicks.encode import decode
+from pipeline.config import io as config_io
+from pipeline.engine.progress import Progress
 from pipeline.report.overlay import overlay, strip, training_picture
 from pipeline.report.plots import learning_curves
 from pipeline.report.tracking import open_run
@@ -38,7 +38,7 @@ class TrainingLog:
         self.about: dict[str, Any] = {"kind": kind, "out": out or run.out, "parent": parent}
         self.about["tags"] = {"recipe": run.recipe, **(tags or {})}
         self.metrics = MetricsFile(run.out, first_step)
-        self.progress = runtime.Progress("training", run.total_steps, "steps", done=first_step)
+        self.progress = Progress("training", run.total_steps, "steps", done=first_step)
 
     def __enter__(self) -> TrainingLog:
         run = self.run

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from jobs import tune_cfr, tune_icl
-from pipeline.engine import runtime
+from pipeline.engine.main import main
 from pipeline.errors import UserError, did_you_mean
 
 KINDS = {"cfr": tune_cfr.job, "icl": tune_icl.job}
@@ -31,4 +31,4 @@ def job(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(job)
+    main(job)

@@ -16,8 +16,9 @@ import tyro
 
 from jobs.flags import joined
 from jobs.tune_cfr_log import print_passes, tracked_cfr
-from pipeline.engine import lease, runtime
 from pipeline.config import Eval, Tracking
+from pipeline.engine import lease
+from pipeline.engine.connect import connect
 from pipeline.engine.device import Device, batch_for, evaluating_on_device
 from pipeline.evaluate.request import Request, on_device
 from pipeline.evaluate.sources import parse_data
@@ -103,7 +104,7 @@ def carry_out(options: Args) -> None:
     """Evaluate the settings that are missing, and write the report."""
     checked = check(request_of(options))
     tracking = Tracking(uri=options.tracking_uri, experiment=options.experiment, enabled=options.tracking)
-    runtime.connect()
+    connect()
     request = checked.evaluation.request
     rules = evaluating_on_device(request.rules)
     evaluation = on_device(checked.evaluation, rules, batch_for(options.batch_size, rules.gpu))

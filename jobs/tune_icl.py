@@ -22,9 +22,10 @@ from jobs.recipes import RECIPES
 from jobs.train import completed, recipe_and_start
 from jobs.tune_icl_log import tracked_icl
 from jobs.tune_log import print_best
-from pipeline.config import io as config_io
-from pipeline.engine import lease, runtime, stop
 from pipeline.config import TrainConfig
+from pipeline.config import io as config_io
+from pipeline.engine import lease, stop
+from pipeline.engine.connect import connect
 from pipeline.engine.device import free_gpus, takes_gpu
 from pipeline.errors import UserError
 from pipeline.tune.icl_request import IclRequest, IclSearch, check
@@ -86,7 +87,7 @@ def job(args: list[str]) -> None:
 def carry_out(request: IclRequest) -> None:
     """Train the trials that are missing, and write the report."""
     checked = check(request)
-    runtime.connect()
+    connect()
     free = free_gpus()
     gpu = takes_gpu(checked.run.train.device, checked.run.train.gpu, free)
     print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
 
 
 class UserError(Exception):
     """A mistake that the user can mend: one message saying what is wrong and what to do.
 
-    Jobs print the message without a traceback and exit with code 2 (`pipeline.engine.runtime.main`).
+    Jobs print the message without a traceback and exit with code 2 (`pipeline.engine.main`).
     """
 
 
@@ -46,3 +49,25 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the nearest of `known`, or an empty string when nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The UserError inside an exception that crossed a Ray task, or None."""
+    return error_in(error, UserError)
+
+
+def error_in(error: BaseException | None, kind: type[E]) -> E | None:
+    """The error of a kind inside an exception that crossed a Ray task or a thread, or None."""
+    seen: set[int] = set()
+    stack = [error]
+    while stack:
+        e = stack.pop()
+        if e is None or id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, kind):
+            return kind(*getattr(getattr(e, "cause", e), "args", e.args))
+        stack += [e.__cause__, e.__context__]
+        stack += [getattr(e, name, None) for name in ("cause", "_base_exc")]  # of Ray's wrappers
+        stack += list(getattr(e, "worker_failures", {}).values())
+    return None

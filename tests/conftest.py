@@ -110,18 +110,18 @@ Exits = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Exits:
-    """exits(job, *args): exit code, stdout and stderr of a job as a process of its own would end (`runtime.main`)."""
+    """exits(job, *args): exit code, stdout and stderr of a job as a process of its own would end (`main`)."""
 
     def run(job: Callable[[list[str]], None], *args: str) -> tuple[int, str, str]:
         import ray
 
-        from pipeline.engine import runtime
+        from pipeline.engine.main import main
 
         monkeypatch.setattr(sys, "argv", ["job", *args])
         monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session's Ray
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            runtime.main(job)
+            main(job)
         said = capsys.readouterr()
         return int(end.value.code or 0), said.out, said.err
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from pipeline.config import io as config_io
 from pipeline.config import Cfr, Data, Model, TrainConfig
+from pipeline.config import io as config_io
 from pipeline.data.manifest import MANIFEST, Manifest, ShardInfo
 from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, table
 from pipeline.evaluate.batch import Target

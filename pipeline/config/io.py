@@ -8,9 +8,9 @@ import types
 import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipeline.redact import mask_all
-from pipeline.errors import did_you_mean
 from pipeline.config.options import check
+from pipeline.errors import did_you_mean
+from pipeline.redact import mask_all
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Data: the row, label layers, raw-format readers, shards and the training stream."""
+"""Data: the row, label layers, raw-format readers and shards."""

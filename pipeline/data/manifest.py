@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.config.options import load_json
 from pipeline.data.schema import SCHEMA_VERSION, Row
 from pipeline.errors import UserError
-from pipeline.config.options import load_json
 
 MANIFEST, PLAN, FILES, REJECTED = "manifest.json", "plan.json", "files.json", "rejected.parquet"
 READ_ATTEMPTS = 3

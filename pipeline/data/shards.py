@@ -18,17 +18,20 @@ import pyarrow.parquet as pq
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.engine import lease, runtime
 from pipeline import storage
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, MANIFEST, PLAN, REJECTED, Manifest, ShardInfo, load_manifest
 from pipeline.data.readers.base import Reader, Skipped, check_apart
 from pipeline.data.rejects import TWICE, counted, first, reject, write_rejected
 from pipeline.data.schema import SCHEMA, SCHEMA_VERSION, Row, table
+from pipeline.engine import lease
+from pipeline.engine.connect import connect
+from pipeline.engine.preflight import check_everywhere
+from pipeline.engine.progress import Progress
+from pipeline.engine.watch import STILL_SECONDS, pulse_of_process, watching
 from pipeline.errors import BadRow, UserError
 from pipeline.storage.local_files import printable
 from pipeline.storage.looks import look_of
-from pipeline.engine.watch import STILL_SECONDS, pulse_of_process, watching
 
 CONVERSION = 2  # counts up when a reader or this module makes other rows of the same files
 WORDS = {"conversion": "rows made by another version", "items_sha256": "other images or annotations"}  # of the plan
@@ -107,12 +110,10 @@ def write_shards(
     if complete:
         return load_manifest(out)
     bad = len(doubles) + sum(_bad_images(result) for result in done.values())
-    kept = sum(len(chunks[index]) for index in done)
-    todo = [{"shard": i, "items": pickle.dumps(chunks[i])} for i in range(count) if i not in done]
-    if todo:
-        runtime.connect()
-        runtime.check_everywhere([reader.root], out)
-        progress = runtime.Progress(f"prepare {reader.source}", len(items), "images", done=kept)
+    if todo := [{"shard": i, "items": pickle.dumps(chunks[i])} for i in range(count) if i not in done]:
+        connect()
+        check_everywhere([reader.root], out)
+        progress = Progress(f"prepare {reader.source}", len(items), "images", done=sum(len(chunks[i]) for i in done))
         with watching(STILL_SECONDS) as signs:
             for result in _run(todo, Job(reader, out, rows_per_group, signs)):
                 done[result["shard"]] = result
@@ -123,9 +124,9 @@ def write_shards(
         progress.close()
 
     results = [done[i] for i in sorted(done)]
-    rejected = doubles + [reject for result in results for reject in result["rejected"]]
+    rejected = doubles + [row for result in results for row in result["rejected"]]
     write_rejected(out, rejected)
-    reasons = Counter(reject["reason"] for reject in rejected)
+    reasons = Counter(row["reason"] for row in rejected)
     seen = sum(len(chunks[i]) for i in done) + len(doubles)
     if bad > limit:
         raise UserError(
@@ -234,7 +235,7 @@ def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:
 
 
 def _bad_images(result: dict[str, Any]) -> int:
-    return len({reject["image_id"] for reject in result["rejected"]})
+    return len({row["image_id"] for row in result["rejected"]})
 
 
 def _beside(out: str, path: str) -> str:

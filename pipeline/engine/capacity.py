@@ -1,4 +1,4 @@
-"""What a cluster's machines are used for: pure arithmetic over their shapes. `pipeline.engine.runtime` reads the shapes."""
+"""What a cluster's machines are used for: pure arithmetic over their shapes, which `preflight` reads."""
 
 from __future__ import annotations
 

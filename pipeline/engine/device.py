@@ -6,8 +6,8 @@ from typing import Literal
 
 import ray
 
-from pipeline.config import io as config_io
 from pipeline.config import Eval, TrainConfig
+from pipeline.config import io as config_io
 from pipeline.errors import UserError
 
 Device = Literal["auto", "cpu", "gpu"]

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.storage import local_files
 from pipeline import storage
-from pipeline.errors import Unavailable, UserError
 from pipeline.engine.lease_entry import Entry, encode, entry_of, parse, watch
+from pipeline.errors import Unavailable, UserError
+from pipeline.storage import local_files
 
 FILE = ".writer.json"  # in the folder that is written
 BEAT_SECONDS = 10.0

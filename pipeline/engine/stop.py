@@ -1,6 +1,6 @@
 """Signals that end a job: Ctrl-C, SIGTERM, a closed terminal (SIGHUP). The first one saves, the second stops.
 
-Only the job's own process acts on them; the engine's processes are in groups of their own (`runtime.connect`).
+Only the job's own process acts on them; the engine's processes are in groups of their own (`connect`).
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.engine import runtime
 from pipeline import storage
 from pipeline.data.fingerprint import checksum
+from pipeline.engine.progress import Progress
 from pipeline.evaluate import results
 from pipeline.evaluate.item import evaluate_item
 from pipeline.evaluate.left_out import sentences
@@ -85,7 +85,7 @@ def _run(checked: Checked, items: list[Item], pending: list[Item], actors: int, 
     todo = [{"item": json.dumps(item.to_dict()), "part": parts[item.name]} for item in pending]
     total = sum(len(item.places) for item in items)
     left = sum(len(item.places) for item in pending)
-    progress = runtime.Progress("evaluating", total, "objects", done=total - left)
+    progress = Progress("evaluating", total, "objects", done=total - left)
     through_actors(Evaluator, [checked.request], todo, checked, actors, progress)
     progress.close()
 

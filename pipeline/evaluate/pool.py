@@ -12,20 +12,21 @@ import ray
 import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from pipeline.engine import runtime
 from pipeline.config import Eval
 from pipeline.data.manifest import read_group
 from pipeline.data.readers import open_reader
 from pipeline.data.schema import Row
 from pipeline.data.shards import write_shards
-from pipeline.errors import UserError
+from pipeline.engine.machine import usable_cpus
+from pipeline.engine.preflight import check_everywhere, require
+from pipeline.engine.progress import Progress
+from pipeline.engine.watch import Pulse, watching
+from pipeline.errors import UserError, user_error_in
 from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
 from pipeline.evaluate.request import Checked, Request, hold_shards
 from pipeline.evaluate.sources import SPLIT, Source
-from pipeline.engine.machine import usable_cpus
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
-from pipeline.engine.watch import Pulse, watching
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def actors_for(rules: Eval, what: str) -> int:
     """
     free = ray.available_resources()
     wanted = rules.actors or (int(free.get("GPU", 0)) if rules.gpu else int(free.get("CPU", 0)) // 2) or 1
-    runtime.require(wanted, wanted if rules.gpu else 0, f"{what} with {wanted} actors")
+    require(wanted, wanted if rules.gpu else 0, f"{what} with {wanted} actors")
     return wanted
 
 
@@ -93,7 +94,7 @@ def prepared(checked: Checked) -> list[DataSet]:
     Raises:
         UserError: a machine that does not see a path, a damaged data set, too many bad rows.
     """
-    runtime.check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
+    check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
     datasets = [_prepared(source, checked.request) for source in checked.sources]
     hold_shards(checked.out, datasets)
     return datasets
@@ -128,7 +129,7 @@ def in_rounds(missing: Callable[[], list[T]], run: Callable[[list[T]], None]) ->
             run(left)
             return
         except LOST as error:
-            if (mistake := runtime.user_error_in(error)) is not None:
+            if (mistake := user_error_in(error)) is not None:
                 raise mistake from error
             before, left = len(left), missing()
             without_progress = without_progress + 1 if len(left) == before else 0
@@ -143,7 +144,7 @@ def through_actors(
     todo: Sequence[dict[str, Any]],
     checked: Checked,
     actors: int,
-    progress: runtime.Progress,
+    progress: Progress,
 ) -> None:
     """Carry out work in a pool of actors.
 
@@ -186,7 +187,7 @@ def through_actors(
                         tries[id(work)] += 1
                         waiting.appendleft(work)
                     too_often = lost > RESTARTS * actors or max(tries.values(), default=0) > RETRIES
-                    if too_often or runtime.user_error_in(error) is not None:
+                    if too_often or user_error_in(error) is not None:
                         raise
                     begin()
                     continue

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.config import io as config_io
 from pipeline import storage
 from pipeline.config import Cfr, Eval
+from pipeline.config import io as config_io
 from pipeline.data import fingerprint
 from pipeline.data.fingerprint import Marks, checksum, of_shards
 from pipeline.data.manifest import load_manifest
+from pipeline.engine.lease import other_names
 from pipeline.errors import UserError
 from pipeline.evaluate.plan import DataSet, Setting
 from pipeline.evaluate.sources import Source, open_source
-from pipeline.engine.lease import other_names
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
 

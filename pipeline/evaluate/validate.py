@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pipeline.config import io as config_io
 from pipeline.config import TrainConfig
+from pipeline.config import io as config_io
 from pipeline.data.images import decode_sample
 from pipeline.data.manifest import load_manifest, read_group
 from pipeline.data.schema import Row

@@ -18,12 +18,12 @@ import torch
 
 from pipeline import config, storage
 from pipeline.config import io as config_io
+from pipeline.config.options import load_json
 from pipeline.errors import UserError
 from pipeline.model.foreign import kind_of, read_foreign
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, decode, encode, file_name, join
-from pipeline.config.options import load_json
 
 FORMAT = 1
 MODEL, OPTIMIZER, UNUSED = "model", "optimizer", "unused"  # kinds of tensor files

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.config.options import load_json
 from pipeline.errors import UserError
 from pipeline.evaluate.metrics import hold, levels, threshold
-from pipeline.config.options import load_json
 from pipeline.report.settings import Setting, dataset_rows, setting_name, setting_of
 
 CLICKS = (1, 3, 5)  # of IoU@k

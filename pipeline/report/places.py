@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.redact import mask_uris
 from pipeline.errors import UserError
+from pipeline.redact import mask_uris
 from pipeline.report.spool import Identity, Lane, Spool
 
 STATE_VARIABLE = "CFR_ICL_STATE"

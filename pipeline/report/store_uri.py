@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pipeline.redact import check_secrets, mask_uris
 from pipeline.errors import UserError, did_you_mean
+from pipeline.redact import check_secrets, mask_uris
 
 SQLITE = "sqlite:///"
 SERVERS = ("http", "https")

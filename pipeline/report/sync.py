@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 
 from pipeline.config import Tracking
-from pipeline.redact import mask_uris
 from pipeline.errors import UserError
+from pipeline.redact import mask_uris
 from pipeline.report.mlstore import now_ms
 from pipeline.report.sender import Sender
 from pipeline.report.spool import Spool, Waiting

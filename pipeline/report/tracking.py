@@ -27,8 +27,8 @@ import cv2
 import numpy as np
 
 from pipeline import config
-from pipeline.redact import mask_uris
 from pipeline.errors import UserError
+from pipeline.redact import mask_uris
 from pipeline.report.environment import environment_tags
 from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, text_of
 from pipeline.report.places import claim

@@ -1,6 +1,6 @@
 """One way to open local paths and s3:// and gs:// URIs.
 
-s3:// goes through boto3 (`pipeline.storage.s3`), gs:// through `pyarrow.fs`; credentials and endpoints come from the ordinary
+s3:// goes through boto3 (`storage.s3`), gs:// through `pyarrow.fs`; credentials and endpoints come from the ordinary
 environment (AWS_*, profiles, GOOGLE_*). Every function raises `UserError` for what the user can mend (no such
 file or bucket, no right to it, a full disk) and `StorageUnavailable` when the store does not answer after all retries.
 """
@@ -20,8 +20,8 @@ from typing import Any, NoReturn, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.storage import local_files, s3, s3_conditions
 from pipeline.errors import StorageUnavailable, UserError
+from pipeline.storage import local_files, s3, s3_conditions
 from pipeline.storage.local_files import printable
 from pipeline.storage.s3_files import S3Files
 

@@ -6,8 +6,8 @@ import os
 
 import pyarrow.fs as pafs
 
-from pipeline.storage import s3
 from pipeline import storage
+from pipeline.storage import s3
 
 
 def look_of(uri: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 Endpoint, region, certificates, addressing, checksums, proxy and credentials of every kind (keys, profiles with roles, a
 process, web identity, the container's or the machine's role; renewed while a job runs) come from the environment and
-the profile, as boto3 reads them. Used by `pipeline.storage.s3` alone; a worker builds its own, and none is ever pickled.
+the profile, as boto3 reads them. Used by `storage.s3` alone; a worker builds its own, and none is ever pickled.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 from functools import lru_cache
 from typing import Any
 
-from pipeline.redact import check_secrets
 from pipeline.errors import UserError
+from pipeline.redact import check_secrets
 from pipeline.storage.s3_errors import ABSENT, CLOCK, KEYS, NO_BUCKET, REGION, explain
 
 PROBE_ATTEMPTS = 4  # of the first look at a bucket: a dead endpoint is reported after some seconds

@@ -1,4 +1,4 @@
-"""What an error of boto3 means: nothing there, a user's mistake, or a store that is away. Used by `pipeline.storage.s3`."""
+"""What an error of boto3 means: nothing there, a user's mistake, or a store that is away. Used by `storage.s3`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3 as a file system for engines that want one of pyarrow: `pipeline.storage.s3` in another dress, with no state of its own.
+"""S3 as a file system for engines that want one of pyarrow: `storage.s3` in another dress, with no state of its own.
 
 So an engine reaches every store that we reach, with the same settings and messages, and its pickles hold no secret.
 """

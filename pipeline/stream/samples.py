@@ -15,10 +15,10 @@ from pipeline.augment.suem import suem
 from pipeline.augment.transforms import augment
 from pipeline.clicks.sampling import sample_clicks
 from pipeline.config import TrainConfig
-from pipeline.stream import order
 from pipeline.data.images import decode_sample
 from pipeline.data.schema import Row, Sample
 from pipeline.errors import BadRow, UserError
+from pipeline.stream import order
 
 Batch = dict[str, np.ndarray]
 

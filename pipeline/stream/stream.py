@@ -22,14 +22,14 @@ from ray.data import ExecutionOptions, ExecutionResources
 from ray.exceptions import RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.engine import runtime
-from pipeline.engine.capacity import stream_tasks
 from pipeline.config import TrainConfig
-from pipeline.stream import order
 from pipeline.data.manifest import Manifest, read_group
-from pipeline.stream.samples import Batch, make_chunk
-from pipeline.errors import UserError
+from pipeline.engine.capacity import stream_tasks
+from pipeline.engine.preflight import nodes
 from pipeline.engine.watch import pulse_of_process
+from pipeline.errors import UserError
+from pipeline.stream import order
+from pipeline.stream.samples import Batch, make_chunk
 
 SEGMENT = 512  # Slices of one Ray dataset; short enough to start fast, long enough that starting costs nothing
 PREFETCH = 2  # Blocks fetched ahead of the training step
@@ -86,7 +86,7 @@ def make_block(batch: Batch, tasks: Sequence[Task], config: TrainConfig, signs: 
 def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int, signs: Any) -> Iterator[Batch]:
     """The blocks of some tasks, in their order."""
     # from_items and not range: range would run all its read tasks, one per block, before the first map task.
-    tasks_at_once = stream_tasks(runtime.nodes(), config.train, world, config.data.workers)
+    tasks_at_once = stream_tasks(nodes(), config.train, world, config.data.workers)
     dataset = ray.data.from_items(list(range(len(tasks))), override_num_blocks=len(tasks))
     context = dataset.context
     context.enable_progress_bars = False

@@ -15,15 +15,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import config, storage
 from pipeline.config import io as config_io
-from pipeline.engine import runtime
 from pipeline.engine import stop as stop_signals
 from pipeline.engine.capacity import check_workers
-from pipeline.errors import Unavailable, UserError
+from pipeline.engine.preflight import await_machines, capacity, check_everywhere
+from pipeline.engine.watch import watching
+from pipeline.errors import Unavailable, UserError, user_error_in
 from pipeline.model.start import is_uri
 from pipeline.train.loop import Validate, train_worker
 from pipeline.train.relay import Event, Relay
 from pipeline.train.state import complete_checkpoints, step_of
-from pipeline.engine.watch import watching
 
 OnEvent = Callable[[Event], None]
 LISTEN_SECONDS = 0.5  # between two looks at the workers' news
@@ -36,10 +36,10 @@ def preflight(run: config.TrainConfig) -> None:
         UserError: saying what there is.
     """
     train, workers = run.train, run.train.min_workers or run.train.workers
-    check_workers(runtime.capacity(), train, workers)
-    runtime.await_machines(workers * train.cpus_per_worker + 1, workers if train.gpu else 0)
+    check_workers(capacity(), train, workers)
+    await_machines(workers * train.cpus_per_worker + 1, workers if train.gpu else 0)
     inputs = [run.data.train, run.data.val, run.model.start if is_uri(run.model.start) else ""]
-    runtime.check_everywhere([uri for uri in inputs if uri], run.out)
+    check_everywhere([uri for uri in inputs if uri], run.out)
 
 
 class MistakeEnds(UserCallback):
@@ -47,7 +47,7 @@ class MistakeEnds(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if mistake := runtime.user_error_in(error):
+            if mistake := user_error_in(error):
                 raise mistake
 
 
@@ -150,7 +150,7 @@ def _trainer(run: config.TrainConfig, engine: str, job: dict[str, Any]) -> Torch
 
 
 def _start_seconds() -> float:
-    """Length of one try of the engine to start the workers (`runtime` sets it)."""
+    """Length of one try of the engine to start the workers (`pipeline.engine` sets it)."""
     return float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
 
 

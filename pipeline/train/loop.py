@@ -23,12 +23,13 @@ from ray.train.collective import broadcast_from_rank_zero
 from pipeline import config
 from pipeline.config import io as config_io
 from pipeline.data import fingerprint
-from pipeline.stream import order, stream
 from pipeline.data.manifest import load_manifest
 from pipeline.engine.machine import usable_cpus
+from pipeline.engine.watch import Pulse
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.start import new_model
+from pipeline.stream import order, stream
 from pipeline.train import icl, parallel
 from pipeline.train.checkpointer import Checkpointer
 from pipeline.train.guard import Guard
@@ -36,7 +37,6 @@ from pipeline.train.meter import Meter
 from pipeline.train.optim import build_optimizer, rate_at, set_rate
 from pipeline.train.relay import Event
 from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
-from pipeline.engine.watch import Pulse
 
 # (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so
 # that training does not know how evaluation works; "noc90" decides which checkpoint is the best.

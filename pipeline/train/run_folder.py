@@ -9,15 +9,15 @@ from typing import Any
 
 from pipeline import config, storage
 from pipeline.config import io as config_io
+from pipeline.config.options import load_json
 from pipeline.data import fingerprint
 from pipeline.data.fingerprint import Marks
 from pipeline.data.manifest import load_manifest
-from pipeline.errors import UserError
 from pipeline.engine.lease import other_names
+from pipeline.errors import UserError
 from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
 from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
-from pipeline.config.options import load_json
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 

@@ -11,7 +11,6 @@ import torch
 
 from pipeline import config, storage
 from pipeline.config import io as config_io
-from pipeline.stream.order import Position
 from pipeline.errors import StorageUnavailable, UserError
 from pipeline.model.checkpoints import (
     CHECKPOINTS,
@@ -28,6 +27,7 @@ from pipeline.model.checkpoints import (
 )
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, encode, file_name, take_rows, writers_of
+from pipeline.stream.order import Position
 from pipeline.train.parallel import copy_of_shares, like, named_states, rows_here, share
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, each of its parameter's shape

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config.io import flatten
-from pipeline.errors import UserError, did_you_mean
 from pipeline.config.options import load_json
+from pipeline.errors import UserError, did_you_mean
 from pipeline.tune.proposals import config_of
 from pipeline.tune.spaces import Kind, Space
 from pipeline.tune.trials import Objective, Trial, from_json

@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.engine import runtime
 from pipeline import storage
 from pipeline.config import Cfr, Eval
+from pipeline.engine.progress import Progress
 from pipeline.evaluate import results
 from pipeline.evaluate.plan import Chunk, DataSet, chunks
 from pipeline.evaluate.pool import LOST, InferenceActor, actors_for, in_rounds, prepared, through_actors
@@ -203,7 +203,7 @@ class _Together:
         todo = [{"chunk": json.dumps(chunk.to_dict()), "part": self._part(chunk)} for chunk in pending]
         total, left = (sum(len(chunk.places) for chunk in some) for some in (wanted, pending))
         what = f"trials {trials[0].id}-{trials[-1].id} of {checked.request.trials}"
-        progress = runtime.Progress(what, total, "objects", done=total - left)
+        progress = Progress(what, total, "objects", done=total - left)
         arguments = [settings, request.rules, request.batch_size]
         through_actors(SweepActor, arguments, todo, checked.evaluation, self.sweep.actors, progress)
         progress.close()

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pipeline.config import io as config_io
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.config import io as config_io
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.evaluate.request import claim

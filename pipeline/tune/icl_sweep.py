@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.engine import runtime
 from pipeline.engine.capacity import runs_at_once
+from pipeline.engine.preflight import capacity
 from pipeline.train.launch import preflight
 from pipeline.train.relay import Relay
 from pipeline.tune import icl_folder
@@ -66,7 +66,7 @@ class IclSweep:
     def concurrent(self) -> int:
         """Trials at once."""
         request = self.checked.request
-        most = request.concurrent or runs_at_once(runtime.capacity(), self.checked.run.train)
+        most = request.concurrent or runs_at_once(capacity(), self.checked.run.train)
         return max(1, min(most, request.trials - len(self.trials)))
 
     @property

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
-from pipeline.config import io as config_io
-from pipeline.engine import runtime, stop
 from pipeline.config import Tracking, TrainConfig
+from pipeline.config import io as config_io
+from pipeline.engine import stop
+from pipeline.errors import user_error_in
 from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit
 from pipeline.train.relay import Event
@@ -193,5 +194,5 @@ class IclTrial(tune.Trainable):
 
 def _text(error: Exception) -> str:
     """What a trial failed with, in one line."""
-    known = runtime.user_error_in(error) or error
+    known = user_error_in(error) or error
     return " ".join(f"{'' if known is not error else type(known).__name__ + ': '}{known}".split())[:2000]

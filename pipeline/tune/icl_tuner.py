@@ -25,10 +25,11 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.config import io as config_io
-from pipeline.engine import runtime, stop
 from pipeline import storage
+from pipeline.config import io as config_io
+from pipeline.engine import stop
 from pipeline.engine.capacity import stream_tasks
+from pipeline.engine.preflight import capacity
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import STEP, Common, IclTrial, OpenLog
@@ -62,7 +63,7 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
     checked, request = sweep.checked, sweep.checked.request
     run = checked.run
     if not run.data.workers:  # trials share the CPUs that are left for making samples
-        tasks = stream_tasks(runtime.capacity(), run.train, run.train.workers * sweep.concurrent)
+        tasks = stream_tasks(capacity(), run.train, run.train.workers * sweep.concurrent)
         run = config_io.replace(run, **{"data.workers": tasks})
     filesystem, path = storage.arrow_filesystem(engine)
     # Workers take CPUs and GPUs. The trial's own process takes a share of the head node, which has one to give, so that

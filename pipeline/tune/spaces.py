@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pipeline.config import io as config_io
 from pipeline.config import TrainConfig
+from pipeline.config import io as config_io
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
 from pipeline.tune.dimensions import (

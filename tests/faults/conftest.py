@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage import s3_client
 from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.evaluate.results import read_table
+from pipeline.storage import s3_client
 from tests.faulty_s3 import FaultyS3
 
 from .local import ROOT, SMALL, Local

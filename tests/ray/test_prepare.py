@@ -157,7 +157,7 @@ CONVERT = """
 import sys
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards
-from pipeline.engine import runtime
+
 from tests.ray.slow_reader import Slow
 write_shards(Slow(sys.argv[1], float(sys.argv[3])), sys.argv[2], "train", rows_per_group=2, groups_per_shard=2)
 """

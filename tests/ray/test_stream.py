@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import Clicks, Data, Train, TrainConfig
-from pipeline.stream import stream
 from pipeline.data.manifest import Manifest, ShardInfo, load_manifest
 from pipeline.data.masks import build_row, region
-from pipeline.stream.order import Position, advance
-from pipeline.stream.samples import Batch
 from pipeline.data.schema import SCHEMA_VERSION, Row, table
 from pipeline.errors import UserError
+from pipeline.stream import stream
+from pipeline.stream.order import Position, advance
+from pipeline.stream.samples import Batch
 
 pytestmark = pytest.mark.ray
 

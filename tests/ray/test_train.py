@@ -11,9 +11,8 @@ from ray.train.torch import TorchTrainer
 
 from jobs import prepare, train
 from pipeline.data.readers.synthetic import write_synthetic
-from pipeline.errors import UserError
+from pipeline.errors import UserError, user_error_in
 from pipeline.model.checkpoints import load_model
-from pipeline.engine.runtime import user_error_in
 from pipeline.train.launch import MistakeEnds
 from tests.conftest import Exits
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from pipeline.storage import s3, s3_client, s3_conditions
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.storage import s3, s3_client, s3_conditions
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from pipeline import config
-from pipeline.stream.order import Position
 from pipeline.errors import StorageUnavailable, UserError
 from pipeline.model.checkpoints import find_checkpoint, load_model, load_weights
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.stream.order import Position
 from pipeline.train.optim import build_optimizer
 from pipeline.train.state import (
     TrainState,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engine.capacity import Node, check_workers, growth, stream_cpus, stream_tasks
 from pipeline.config import Train
+from pipeline.engine.capacity import Node, check_workers, growth, stream_cpus, stream_tasks
 from pipeline.errors import UserError
 
 LAPTOP = [Node(4)]

@@ -201,5 +201,5 @@ def test_what_a_job_uploads_is_small(tmp_path: Path) -> None:
     create_package(str(ROOT), package, include_gitignore=True)
     names = zipfile.ZipFile(package).namelist()
     assert {name.split("/")[0] for name in names} == {"jobs", "pipeline"}
-    assert {"jobs/train.py", "pipeline/runtime.py"} <= set(names)
+    assert {"jobs/train.py", "pipeline/engine/connect.py"} <= set(names)
     assert package.stat().st_size < 2_000_000

@@ -19,10 +19,10 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import config
-from pipeline.stream.order import Position
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
 from pipeline.model.segmenter import ClickSegmenter
+from pipeline.stream.order import Position
 from pipeline.train import icl, parallel
 from pipeline.train.checkpointer import Checkpointer
 from pipeline.train.meter import Meter

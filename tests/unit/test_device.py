@@ -6,7 +6,14 @@ import pytest
 
 from pipeline import config
 from pipeline.engine import device
-from pipeline.engine.device import GPU_BATCH, batch_for, evaluating_on_device, takes_gpu, training_on_device, workers_for
+from pipeline.engine.device import (
+    GPU_BATCH,
+    batch_for,
+    evaluating_on_device,
+    takes_gpu,
+    training_on_device,
+    workers_for,
+)
 from pipeline.errors import UserError
 
 

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.config import io as config_io
 from pipeline import storage
 from pipeline.config import Eval, TrainConfig
+from pipeline.config import io as config_io
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, load_manifest
 from pipeline.data.readers import open_reader
@@ -26,8 +26,8 @@ from pipeline.errors import BadRow, UserError
 from pipeline.evaluate import request as evaluation
 from pipeline.evaluate.plan import open_dataset
 from pipeline.evaluate.request import Request, check, hold_shards
-from pipeline.storage.looks import look_of
 from pipeline.model.checkpoints import STATE
+from pipeline.storage.looks import look_of
 from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.tune import cfr_request
 from pipeline.tune.cfr_request import SweepRequest

@@ -14,9 +14,9 @@ from optuna.samplers import RandomSampler
 
 from jobs.recipes import RECIPES
 from pipeline import storage
-from pipeline.engine.capacity import Node, runs_at_once
 from pipeline.config import Train, TrainConfig
 from pipeline.config.io import replace
+from pipeline.engine.capacity import Node, runs_at_once
 from pipeline.errors import UserError
 from pipeline.tune import icl_folder
 from pipeline.tune.dimensions import contains

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import lease, lease_entry
 from pipeline import storage
-from pipeline.errors import UserError
+from pipeline.engine import lease, lease_entry
 from pipeline.engine.lease import FILE, held
 from pipeline.engine.lease_entry import Entry, entry_of, parse, watch
+from pipeline.errors import UserError
 from tests.made import rows_of_blobs
 
 ROOT = Path(__file__).resolve().parents[2]

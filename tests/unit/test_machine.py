@@ -161,7 +161,7 @@ def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_output_that_nobody_reads_or_that_cannot_show_a_name(encoding: str) -> None:
-    code = "from pipeline import runtime\nruntime.main(lambda args: [print('caf\\u00e9', i) for i in range(100000)])"
+    code = "from pipeline.engine.main import main\nmain(lambda args: [print('caf\\u00e9', i) for i in range(100000)])"
     command = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
     environment = {**os.environ, "CODE": code, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=60)

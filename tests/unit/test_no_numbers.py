@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import config
-from pipeline.config import io as config_io
 from pipeline.config import Cfr, Eval, TrainConfig
+from pipeline.config import io as config_io
+from pipeline.config.options import load_json
 from pipeline.data.manifest import load_manifest
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import MODEL, STATE, describe_file, load_model
 from pipeline.model.start import new_model
 from pipeline.model.tensor_files import Part, decode, encode, file_name
-from pipeline.config.options import load_json
 from pipeline.report.compare import read_earlier
 from pipeline.train.run_folder import CONFIG, open_folder
 from pipeline.tune.best import read_setting

@@ -1,11 +1,10 @@
-"""The README names every source file, and every option it shows exists."""
+"""The code map names every source file, and every option that the README shows exists."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
-
-import pytest
 
 from jobs.recipes import RECIPES
 from pipeline.config import io as config_io
@@ -15,19 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("folder", ["jobs", "pipeline", "benchmarks", "scripts", "cluster"])
-def test_every_file_has_its_line(folder: str) -> None:
-    files = {p for p in (ROOT / folder).rglob("*.py") if p.name != "__init__.py"}
-    tree = README.split("## The files")[1].split("```")[1]
-    listed: set[Path] = set()
-    at = ROOT
-    for line in tree.strip().splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            at = ROOT / name
-        elif (at / name).suffix == ".py":
-            listed.add(at / name)
-    assert files == {p for p in listed if p.is_relative_to(ROOT / folder)}
+def test_the_code_map_is_made_from_the_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("code_map", ROOT / "scripts" / "code_map.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    said = (ROOT / "docs" / "code-map.md").read_text()
+    assert said == script.code_map(), "`make format` writes it anew"
+    assert "- `icl.py`: " in said and "## pipeline/engine/" in said
 
 
 def test_dotted_options_exist() -> None:

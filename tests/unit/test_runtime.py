@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import RayTaskError
 
-from pipeline.engine import runtime
-from pipeline.errors import UserError
+from pipeline.engine.main import main
+from pipeline.engine.preflight import require
+from pipeline.engine.progress import Progress, duration
+from pipeline.errors import UserError, user_error_in
 
 
 def exit_code(job) -> int:
     with pytest.raises(SystemExit) as info:
-        runtime.main(job)
+        main(job)
     return int(info.value.code or 0)
 
 
@@ -34,14 +36,14 @@ def test_a_mistake_found_in_a_task_is_still_a_mistake() -> None:
     inside = RayTaskError("f", "traceback text", cause).as_instanceof_cause()
     outside = RuntimeError("training failed")
     outside.__cause__ = inside
-    found = runtime.user_error_in(outside)
+    found = user_error_in(outside)
     assert found is not None
     assert str(found) == "a bad shard"
-    assert runtime.user_error_in(RuntimeError("other")) is None
+    assert user_error_in(RuntimeError("other")) is None
 
 
 def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = runtime.Progress("reading", 4, "rows", done=1)
+    progress = Progress("reading", 4, "rows", done=1)
     progress.update(3, "last note")
     progress.close()
     line = capsys.readouterr().err
@@ -51,21 +53,21 @@ def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m")])
 def test_duration(seconds: float, text: str) -> None:
-    assert runtime.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_cluster_that_grows_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CFR_ICL_GROWS_TO", raising=False)
-    monkeypatch.setattr(runtime.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
     with pytest.raises(UserError, match="It asks for 8 CPUs, but the cluster has 4"):
-        runtime.require(8, 0, "It")
+        require(8, 0, "It")
     monkeypatch.setenv("CFR_ICL_GROWS_TO", "CPU=160,GPU=2")
-    runtime.require(4, 0, "It")
+    require(4, 0, "It")
     assert capsys.readouterr().err == ""
     for cpus, gpus in ((8, 0), (1, 2)):
-        runtime.require(cpus, gpus, "It")
+        require(cpus, gpus, "It")
         assert "waiting for the cluster to add machines" in capsys.readouterr().err
     with pytest.raises(UserError, match="It asks for 3 GPUs, but the cluster has 2"):
-        runtime.require(1, 3, "It")
+        require(1, 3, "It")

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline.storage import s3, s3_client, s3_conditions
 from pipeline import storage
 from pipeline.errors import StorageUnavailable, UserError
+from pipeline.storage import s3, s3_client, s3_conditions
 from tests.faulty_s3 import WRITING, FaultyS3
 
 SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_PROFILE")

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from pipeline.storage import s3, s3_client, s3_conditions
 from pipeline import storage
 from pipeline.data import fingerprint
 from pipeline.errors import StorageUnavailable, UserError
+from pipeline.storage import s3, s3_client, s3_conditions
 from pipeline.storage.looks import look_of
 from tests.faulty_s3 import FaultyS3
 

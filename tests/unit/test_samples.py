@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.augment.suem import Donors
 from pipeline.config import Clicks, Data, Suem, TrainConfig
-from pipeline.stream import samples
 from pipeline.data.masks import build_row, region
-from pipeline.stream.samples import Batch, make_chunk
 from pipeline.data.schema import Row, Sample
 from pipeline.errors import UserError
+from pipeline.stream import samples
+from pipeline.stream.samples import Batch, make_chunk
 
 CONFIG = TrainConfig(
     seed=3, data=Data(crop=48, chunk=8, min_object_area=30, resize=(0.8, 1.2)), clicks=Clicks(max_points=5)

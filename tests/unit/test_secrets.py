@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine import runtime
+from pipeline.engine.main import main
+from pipeline.errors import UserError
 from pipeline.redact import (
     LEAK,
     SECRET_VARIABLES,
@@ -25,7 +26,6 @@ from pipeline.redact import (
     mask_uris,
     mask_value,
 )
-from pipeline.errors import UserError
 from pipeline.report.mlstore import text_of
 
 # As generators of tokens make them; and with everything that needs a quotation somewhere.
@@ -94,7 +94,7 @@ def test_a_traceback_of_a_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         raise ValueError(f"Invalid header value {secret.encode()!r}")
 
     with pytest.raises(SystemExit):
-        runtime.main(job)
+        main(job)
     said = capsys.readouterr().err
     assert "Traceback" in said and leaks(said, secret) == []
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.recipes import RECIPES
-from pipeline.config import io as config_io
 from pipeline.config import Cfr, Loss, TrainConfig
+from pipeline.config import io as config_io
 from pipeline.errors import UserError
 from pipeline.tune import weights
 from pipeline.tune.dimensions import Choice, Fixed, Range, all_values, contains, draw, parse, spec

@@ -46,14 +46,14 @@ with stop.stoppable(wish.set):
 sys.exit(stop.code())
 """
 ENGINE_CALL = """
-from pipeline.engine import runtime
+from pipeline.engine.main import main
 def job(args):
     try:
         print("open", flush=True)
         time.sleep(60)
     except SystemExit:
         raise SystemExit(1)  # as Ray does in `ray.get` and `ray.wait`
-runtime.main(job)
+main(job)
 """
 
 
@@ -66,12 +66,17 @@ def start() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-def script(body: str, before: str = "") -> list[str]:
+AS_IN_A_TERMINAL = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # whatever these tests themselves run under
+
+
+def script(body: str, before: str = AS_IN_A_TERMINAL) -> list[str]:
     head = f"import signal, sys, threading, time\nfrom pipeline import stop\n{before}\nstop.listen()\n"
     return [sys.executable, "-c", f"{head}print('ready', flush=True)\n{body}"]
 
 
-def begin(started: list[subprocess.Popen[str]], body: str, before: str = "", lines: int = 1) -> subprocess.Popen[str]:
+def begin(
+    started: list[subprocess.Popen[str]], body: str, before: str = AS_IN_A_TERMINAL, lines: int = 1
+) -> subprocess.Popen[str]:
     """Start a script, and wait for its first lines."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(script(body, before), cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
@@ -130,7 +135,7 @@ def test_a_closed_terminal_saves_though_it_is_told_twice(tmp_path: Path) -> None
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        os.execv(sys.executable, script(save, "signal.signal(signal.SIGHUP, signal.SIG_DFL)"))
+        os.execv(sys.executable, script(save))
     said = b""
     while b"open" not in said:
         said += os.read(terminal, 1024)

@@ -1,0 +1,1 @@
+"""The training stream: seeded order, samples, and batches through Ray Data tasks."""
