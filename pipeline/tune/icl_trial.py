@@ -7,14 +7,12 @@ workers save and go: the scheduler's early stop, the end of the budget and SIGTE
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -28,12 +26,11 @@ from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit
 from pipeline.train.relay import Event
 from pipeline.train.run_folder import open_folder
-from pipeline.train.state import adopt, complete_checkpoints, step_of
+from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune import icl_folder
-from pipeline.tune.icl_folder import Segment, validation_figures
+from pipeline.tune.icl_folder import validation_figures
 
 STEP, ERROR, ENDED = "step", "error", "ended"
-POINTER = "checkpoint.json"
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 120.0  # that a run has for saving when it is stopped
 
@@ -54,7 +51,7 @@ OpenLog = Callable[[int, TrainConfig, str, int], AbstractContextManager[TrialLog
 
 
 @dataclass(frozen=True)
-class Common:
+class TrialContext:
     """What all trials of a sweep have in common.
 
     Attributes:
@@ -72,15 +69,15 @@ def config_of_trial(common: TrainConfig, setting: dict[str, Any], out: str) -> T
 
 
 class IclTrial(tune.Trainable):
-    """The trial as Tune sees it. Config: {"number": int}, and maybe {"setting": JSON of dotted names}, else as it was.
+    """The trial as Tune sees it. Config: {"number": int}.
 
     A result is {"step": optimizer steps, objectives ..., "done": False}, one for each validation; the last one has
     done=True, "ended" (whether all steps were done) and, where training failed, "error".
     """
 
-    def setup(self, config: dict[str, Any], common: Common | None = None, wishes: Any = None) -> None:
-        assert common is not None
-        self._common, self._wishes = common, wishes
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None, wishes: Any = None) -> None:
+        assert context is not None
+        self._context, self._wishes = context, wishes
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.reset_config(config)
@@ -88,18 +85,13 @@ class IclTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Make this process the trial of `new_config`; the training of the trial that it was is stopped."""
         self.cleanup()
-        self._number, out = int(new_config["number"]), self._common.run.out
-        self._folder = icl_folder.trial_uri(out, self._number)
-        given = new_config.get("setting")  # of a population's member that takes over from another one
-        self._setting = icl_folder.from_json(json.loads(given)) if given else icl_folder.setting_now(out, self._number)
-        self._source = ""  # checkpoint of another trial to go on from
+        self._number = int(new_config["number"])
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stop = threading.Event()
         self._thread = None
         self._error: Exception | None = None
         self._complete = False
         self._last: dict[str, Any] = {STEP: 0}
-        self._segment: Segment | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -107,8 +99,10 @@ class IclTrial(tune.Trainable):
         if self._thread is None:
             if ray.get(self._wishes.stopping.remote()):
                 return self._last | {"done": True, ENDED: False}
-            self._begin()
-        assert self._thread is not None
+            for row in icl_folder.history(self._context.run.out, self._number):  # perhaps not told to this scheduler
+                self._results.put(dict(row))
+            self._thread = threading.Thread(target=self._work, name=f"trial-{self._number}", daemon=True)
+            self._thread.start()
         while True:
             alive = self._thread.is_alive()  # looked up first: what it put before it ended is then in the queue
             try:
@@ -128,35 +122,6 @@ class IclTrial(tune.Trainable):
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Point to the checkpoint of the last result, from where another trial may go on, and stop training.
-
-        Tune asks for it when a member of a population is to wait for the others.
-        """
-        assert self._segment is not None
-        self.cleanup()
-        pointer = {"number": self._number, "run": self._segment.uri, "step": self._last[STEP]}
-        Path(checkpoint_dir, POINTER).write_text(json.dumps(pointer))
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from what a pointer names: another trial's checkpoint, or where this one was.
-
-        Where the other trial has trained on and deleted that checkpoint meanwhile, the next one it kept.
-        """
-        pointer = json.loads(Path(checkpoint, POINTER).read_text())
-        if pointer["number"] != self._number:
-            kept = complete_checkpoints(pointer["run"])
-            self._source = next(uri for uri in kept if step_of(uri) >= pointer["step"])
-
-    def _begin(self) -> None:
-        held = icl_folder.segments(self._folder)
-        unchanged = held and held[-1].setting == self._setting and not self._source
-        self._segment = held[-1] if unchanged else icl_folder.begin_segment(self._folder, self._setting, self._source)
-        for row in icl_folder.history(self._folder):  # told before, but perhaps not to this scheduler
-            self._results.put(dict(row))
-        self._thread = threading.Thread(target=self._work, name=f"trial-{self._number}", daemon=True)
-        self._thread.start()
-
     def _work(self) -> None:
         try:
             self._train()
@@ -164,19 +129,17 @@ class IclTrial(tune.Trainable):
             self._error = error
 
     def _train(self) -> None:
-        assert self._segment is not None
-        segment = self._segment
-        run = config_of_trial(self._common.run, self._setting, segment.uri)
-        open_folder(run, also=icl_folder.BEGUN)
-        if segment.source and not complete_checkpoints(run.out):
-            adopt(segment.source, run.out)
+        out = self._context.run.out
+        setting = icl_folder.read_proposal(out, self._number).setting
+        run = config_of_trial(self._context.run, setting, icl_folder.run_uri(out, self._number))
+        open_folder(run)
         found = complete_checkpoints(run.out)
         first = step_of(found[-1]) if found else 0
         if first >= run.total_steps:
             self._complete = True
             return
         waiting: dict[int, dict[str, float]] = {}  # validations whose checkpoint is not written yet
-        with self._common.open_log(self._number, run, self._folder, first) as log:
+        with self._context.open_log(self._number, run, icl_folder.trial_uri(out, self._number), first) as log:
 
             def on_event(event: Event) -> None:
                 log.on_event(event)
