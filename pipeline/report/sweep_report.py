@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ UNLIKELY = 0.05  # chance below which a spread is marked
 
 def describe_setting(setting: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """A setting in words: the values that differ from the base, or "as published"."""
-    changed = [f"{short(n)} {number(v)}" for n, v in setting.items() if n not in base or base[n] != v]
+    short = shortened([*setting, *base])
+    changed = [f"{short[n]} {number(v)}" for n, v in setting.items() if n not in base or base[n] != v]
     return ", ".join(changed) or "as published"
 
 
-def short(name: str) -> str:
-    """A dotted name without its group."""
-    return name.split(".", 1)[1]
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Dotted names without their groups, where that leaves them different: loss.gamma beside clicks.gamma stays."""
+    rests = {name: name.partition(".")[2] or name for name in names}
+    count = Counter(rests.values())
+    return {name: rest if count[rest] == 1 else name for name, rest in rests.items()}
 
 
 def number(value: Any) -> str:
@@ -235,7 +239,7 @@ def _table(trials: Sequence[Trial], objectives: Sequence[Objective], searched: M
         values = {**t.values, **t.setting}
         cells = [f"#{t.id}", t.name, t.state, *(number(values[n]) if n in values else ABSENT for n in names)]
         rows.append([*cells, *(_figure(t, o) for o in figures), f"{t.seconds:.1f}"])
-    head = ["trial", "name", "state", *map(short, names), *(o.name for o in figures), "s"]
+    head = ["trial", "name", "state", *shortened(names).values(), *(o.name for o in figures), "s"]
     groups = [("", 3), ("setting ", len(names)), ("figures ", len(figures) + 1)]
     marks = {"failed": "bad", "stopped": "none"}
     return Table(head, rows, text_columns=3, groups=groups, marks=marks)

@@ -51,6 +51,8 @@ def test_settings_in_words() -> None:
     assert describe_setting(base, base) == "as published"
     assert describe_setting({**base, "cfr.steps": 2, "cfr.flip": False}, base) == "steps 2, flip false"
     assert describe_setting({"loss.weights": (1.0, 2.0)}, {}) == "weights [1, 2]"
+    both = {"loss.gamma": 0.5, "clicks.gamma": 0.8, "optim.lr": 1e-4}
+    assert describe_setting(both, {**both, "loss.gamma": 1.0, "optim.lr": 1.0}) == "loss.gamma 0.5, lr 0.0001"
 
 
 def test_plots_leave_no_trace_in_pyplot() -> None:
