@@ -42,15 +42,15 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else text_of(value)
 
 
-def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> list[Path]:
+def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> dict[str, bytes]:
     """Write the report of a sweep of either kind.
 
     Args:
-        out: local folder.
+        out: folder (local path or URI).
         summary: content of the sweep's `summary.json`.
 
     Returns:
-        The files written.
+        Content of the files by name below `out`.
     """
     trials = [Trial.from_dict(row) for row in summary["trials"]]
     objectives = [OBJECTIVES[name] for name in summary["objectives"]]

@@ -74,6 +74,7 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run's checkpoints are its own
             callbacks=[_TrialRecorder(sweep)],
             verbose=0,
         ),
