@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -14,7 +15,7 @@ import numpy as np
 from pipeline import config, storage
 from pipeline.clicks.encode import decode
 from pipeline.config import io as config_io
-from pipeline.engine.progress import Progress
+from pipeline.engine.progress import Progress, duration
 from pipeline.model.checkpoints import read_state
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
@@ -120,6 +121,8 @@ class TrainingLog:
             shown = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
             note = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
             self.progress.update(event.step - self.progress.done, note)
+        elif event.kind == "phase":
+            print(f"training: {event.payload} ({duration(time.monotonic() - self.progress.start)})", flush=True)
         elif event.kind == "save":
             self.metrics.save()
         elif event.kind == "checkpoint":
