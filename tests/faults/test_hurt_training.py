@@ -95,6 +95,7 @@ def test_a_training_worker_that_hangs(hurt: HurtRun, local: Local, noted: Note) 
     pattern = r"rank [01] of training .* has given no sign of life for .*; last it was .* It was killed"
     until(lambda: re.search(pattern, hurt.logs()), "the message", 90)
     hurt.next(since)
+    assert "(raylet)" not in hurt.logs() and "\x1b[" not in hurt.logs()
     seconds = time.monotonic() - start
     happens = "it is found by the signs of life it does not give, named, killed and started again like a lost one"
     noted("SIGSTOP of a training worker (`train.hang_seconds` 20 instead of 600)", happens, REDONE, seconds)
