@@ -16,6 +16,7 @@ import io
 import os
 import shlex
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,19 +62,30 @@ def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> conf
     uri = tracking.uri.strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         root = Path.cwd()
-        if _RAY_WORKING_DIR in root.parts:
+        wrong = "is temporary" if _RAY_WORKING_DIR in root.parts else "" if _writable(root) else "cannot be written"
+        if wrong:
             if not fallback_root or "://" in fallback_root:
                 raise UserError(
-                    "A submitted job has no lasting working folder for an MLflow store: give --tracking.uri "
+                    f"There is no place for an MLflow store, as the working folder {wrong}: give --tracking.uri "
                     "or the environment variable MLFLOW_TRACKING_URI, or --tracking.no-enabled."
                 )
             root = Path(fallback_root).absolute()
-            print(f"tracking: no URI given and the working folder is temporary; using {root / 'mlflow.db'}", flush=True)
+            print(f"tracking: no URI given and the working folder {wrong}; using {root / 'mlflow.db'}", flush=True)
         uri = sqlite_uri(root / "mlflow.db")
     experiment = tracking.experiment
     if experiment == config.Tracking().experiment:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or experiment
     return replace(tracking, uri=checked_uri(uri), experiment=experiment)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder, or the store that is there be written."""
+    store = folder / "mlflow.db"
+    try:
+        with store.open("r+b") if store.exists() else tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 class Run:

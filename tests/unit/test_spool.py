@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -114,3 +114,20 @@ def test_names_that_mlflow_refuses_are_cleaned() -> None:
     assert mlstore.clean_name("grabcut/NoC@90 (x)") == "grabcut/NoC_90 _x_"
     with pytest.raises(ValueError, match="relative"):
         Run().text("x", "../x.txt")
+
+
+def test_a_lock_in_a_folder_that_another_process_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Path.mkdir, []
+
+    def removed_after_mkdir_saw_it(path: Path, *args: Any, **kwargs: Any) -> None:
+        calls.append(path)
+        if len(calls) == 1:  # `mkdir` finds it, and does not when it then looks whether it is a folder
+            raise FileExistsError(path)
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", removed_after_mkdir_saw_it)
+    with file_lock(tmp_path / "spool" / "lock"):
+        assert len(calls) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        file_lock(tmp_path / "file" / "lock").__enter__()

@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 
 from pipeline import config
 from pipeline.config import io as config_io
+from pipeline.errors import UserError
 from pipeline.report.spool import Spool
 from pipeline.report.sync import sync
-from pipeline.report.tracking import Run, open_run
+from pipeline.report.tracking import Run, open_run, resolve_tracking
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -226,3 +227,15 @@ def test_no_credentials_and_no_overlong_values(store: config.Tracking, tmp_path:
     assert found.data.params["long"].endswith("(cut; 7000 characters)") and len(found.data.params["long"]) == 6000
     assert found.data.tags["signed"] == "https://h/x?X-Amz-Signature=***&b=1"
     assert not [f for f in (tmp_path / "run").rglob("*") if f.is_file() and b"hunter2" in f.read_bytes()]
+
+
+def test_a_working_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir("/proc")  # where root cannot write either
+    with pytest.raises(UserError, match=r"working folder cannot be written: give --tracking\.uri"):
+        resolve_tracking(config.Tracking(), "s3://bucket/runs")
+    found = resolve_tracking(config.Tracking(), str(tmp_path))
+    assert found.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert f"the working folder cannot be written; using {tmp_path / 'mlflow.db'}" in capsys.readouterr().out
