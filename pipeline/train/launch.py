@@ -23,8 +23,8 @@ from pipeline.engine.progress import duration
 from pipeline.engine.watch import QUIET_SECONDS, watching
 from pipeline.errors import Unavailable, UserError, user_error_in
 from pipeline.model.start import is_uri
-from pipeline.train.loop import Validate, train_worker
-from pipeline.train.relay import Event, Relay
+from pipeline.train.trainer import Validate, train_worker
+from pipeline.train.mailbox import Event, Mailbox
 from pipeline.train.state import complete_checkpoints, step_of
 
 OnEvent = Callable[[Event], None]
@@ -89,7 +89,7 @@ def fit(
     preflight(run)
     # On this machine, so that it lives as long as the driver does.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(Relay)
+    actor: Any = ray.remote(Mailbox)
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     engine = storage.join(run.out, "ray")  # the engine's own bookkeeping
     storage.remove(engine)

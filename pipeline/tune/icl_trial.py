@@ -24,7 +24,7 @@ from pipeline.engine import stop
 from pipeline.errors import user_error_in
 from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit
-from pipeline.train.relay import Event
+from pipeline.train.mailbox import Event
 from pipeline.train.run_folder import open_folder
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune import icl_folder

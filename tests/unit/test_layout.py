@@ -38,7 +38,7 @@ RAY_MODULES = [
     "pipeline.data.shards",
     "pipeline.stream.stream",
     "pipeline.train.launch",
-    "pipeline.train.loop",
+    "pipeline.train.trainer",
     "pipeline.tune.search",
     "pipeline.tune.cfr_sweep",
     "pipeline.tune.icl_sweep",
@@ -179,7 +179,7 @@ def test_numpy_side_loads_neither_torch_nor_ray() -> None:
         ("pipeline.model.head", "from pipeline.train import loss", "higher layer"),
         ("pipeline.train.icl", "from pipeline.report import tracking", "higher layer"),
         ("pipeline.report.report", "import jobs.recipes", "higher layer"),
-        ("pipeline.train.loop", "from pipeline.evaluate.metrics import noc", "never import each other"),
+        ("pipeline.train.trainer", "from pipeline.evaluate.metrics import noc", "never import each other"),
         ("pipeline.evaluate.cfr", "from pipeline import train", "never import each other"),
         ("pipeline.train.icl", "import ray", "may use Ray"),
         ("pipeline.data.manifest", "from ray.data import Dataset", "may use Ray"),
@@ -200,7 +200,7 @@ def test_a_broken_rule_is_seen(module: str, source: str, complaint: str) -> None
 
 
 def test_a_package_has_its_own_layer() -> None:
-    assert problems("from pipeline.train import loop", "pipeline.data", is_package=True)
+    assert problems("from pipeline.train import trainer", "pipeline.data", is_package=True)
     assert problems("from . import data", "pipeline", is_package=True)
     assert problems("import numpy", "pipeline", is_package=True) == []
 
@@ -213,13 +213,13 @@ def test_a_package_has_its_own_layer() -> None:
             "pipeline.stream.stream",
             "import ray.data\nfrom pipeline.engine.preflight import nodes\nimport raylike, torchlike",
         ),
-        ("pipeline.train.loop", "import torch, ray\nfrom pipeline.stream.stream import batches"),
+        ("pipeline.train.trainer", "import torch, ray\nfrom pipeline.stream.stream import batches"),
         (
             "pipeline.evaluate.job",
             "from pipeline.data import shards\nfrom pipeline.model.checkpoints import load_model",
         ),
-        ("pipeline.tune.cfr_sweep", "from pipeline.train import loop\nfrom pipeline.evaluate import job"),
-        ("jobs.train", "from pipeline.train import loop\nfrom pipeline.engine.main import main"),
+        ("pipeline.tune.cfr_sweep", "from pipeline.train import trainer\nfrom pipeline.evaluate import job"),
+        ("jobs.train", "from pipeline.train import trainer\nfrom pipeline.engine.main import main"),
     ],
 )
 def test_a_kept_rule_is_silent(module: str, source: str) -> None:

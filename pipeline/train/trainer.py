@@ -35,7 +35,7 @@ from pipeline.train.checkpointer import Checkpointer
 from pipeline.train.guard import Guard
 from pipeline.train.meter import Meter
 from pipeline.train.optim import build_optimizer, rate_at, set_rate
-from pipeline.train.relay import Event
+from pipeline.train.mailbox import Event
 from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
 
 # (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so

@@ -22,7 +22,7 @@ class Event:
     payload: Any = None
 
 
-class Relay:
+class Mailbox:
     """Holds the events until the driver takes them. Runs as an actor."""
 
     def __init__(self) -> None:
