@@ -17,7 +17,7 @@ from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.evaluate.results import read_table
 from tests.faulty_s3 import FaultyS3, forget_clients
 
-from .local import ROOT, SMALL, Local
+from .local_cluster import ROOT, SMALL, Local
 from .table import Row, write_table
 
 ROWS: list[Row] = []
