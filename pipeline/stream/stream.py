@@ -92,9 +92,7 @@ def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int, signs: Any) 
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    context.custom_execution_callback_classes = [
-        cast(Any, SchedulerThrottle)
-    ]  # the engine's own base class is internal
+    context.custom_execution_callback_classes = [cast(Any, SchedulerThrottle)]  # its base class is internal
     store = ray.cluster_resources().get("object_store_memory", 0.0) / (2 * world)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
