@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.report import environment, mlstore
-from pipeline.report.spool import Journal, Spool, file_lock
-from pipeline.report.tracking import Run, resolve_tracking
+from pipeline.report import environment
+from pipeline.tracking import mlflow_store
+from pipeline.tracking.run import Run, resolve_tracking
+from pipeline.tracking.spool import Journal, Spool, file_lock
 
 
 def test_environment_is_plain_and_knows_the_versions() -> None:
@@ -56,7 +57,7 @@ def test_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         handle.write(b'{"i": 4')  # a process died while it wrote
     again = Journal(tmp_path / "records.jsonl")
     assert [record["i"] for record, _ in again.unsent(9)] == [2, 3]
-    monkeypatch.setattr("pipeline.report.spool.COMPACT_BYTES", 1)
+    monkeypatch.setattr("pipeline.tracking.spool.COMPACT_BYTES", 1)
     whole = Journal(tmp_path / "whole.jsonl")
     whole.append({"i": 0})
     whole.mark(whole.unsent(1)[0][1])
@@ -111,7 +112,7 @@ def test_a_new_lane_that_another_process_takes_for_an_orphan(tmp_path: Path, mon
 
 
 def test_names_that_mlflow_refuses_are_cleaned() -> None:
-    assert mlstore.clean_name("grabcut/NoC@90 (x)") == "grabcut/NoC_90 _x_"
+    assert mlflow_store.clean_name("grabcut/NoC@90 (x)") == "grabcut/NoC_90 _x_"
     with pytest.raises(ValueError, match="relative"):
         Run().text("x", "../x.txt")
 

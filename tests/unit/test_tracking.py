@@ -17,9 +17,9 @@ from mlflow import MlflowClient
 from pipeline import config
 from pipeline.config import io as config_io
 from pipeline.errors import UserError
-from pipeline.report.spool import Spool
-from pipeline.report.sync import sync
-from pipeline.report.tracking import Run, open_run, resolve_tracking
+from pipeline.tracking.run import Run, open_run, resolve_tracking
+from pipeline.tracking.spool import Spool
+from pipeline.tracking.sync import sync
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,9 +90,9 @@ def test_what_a_killed_process_left_is_sent_by_the_next(store: config.Tracking, 
     script = f"""
         import os, signal
         from pipeline.config import Tracking
-        from pipeline.report.tracking import open_run
-        import pipeline.report.sender
-        pipeline.report.sender.GATHER_SECONDS = 60
+        from pipeline.tracking.run import open_run
+        import pipeline.tracking.sender
+        pipeline.tracking.sender.GATHER_SECONDS = 60
         run = open_run(Tracking(uri={store.uri!r}, experiment="unit"), kind="train", name="killed",
                        params={{}}, out={str(tmp_path / "run")!r})
         assert run.run_id
@@ -140,7 +140,7 @@ def test_two_processes_of_one_run(store: config.Tracking, tmp_path: Path) -> Non
 def test_a_refused_record_does_not_hold_up_the_others(
     store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.tracking.clean_name", lambda name: name)
+    monkeypatch.setattr("pipeline.tracking.run.clean_name", lambda name: name)
     with start(store, tmp_path / "run") as run:
         run.metrics({"good": 1.0}, 1)
         run.metrics({"bad@name": 1.0}, 2)
@@ -177,7 +177,7 @@ def test_processes_that_make_a_store_at_once(tmp_path: Path) -> None:
     script = f"""
         import sys
         from pipeline.config import Tracking
-        from pipeline.report.tracking import open_run
+        from pipeline.tracking.run import open_run
         run = open_run(Tracking(uri="sqlite:///{tmp_path}/new.db"), kind="tune", name=sys.argv[1], params={{}},
                        out="{tmp_path}/run" + sys.argv[1], wait=100)
         sys.exit(0 if run.run_id and run.close(timeout=100) else 1)

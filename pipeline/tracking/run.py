@@ -1,13 +1,13 @@
 """MLflow runs that never stop or slow the work they describe.
 
-What is logged is appended to a spool folder (`pipeline.report.spool`) and a background thread sends it
-(`pipeline.report.sender`), so a tracking server that is slow, down or restarted costs nothing but delay:
+What is logged is appended to a spool folder (`pipeline.tracking.spool`) and a background thread sends it
+(`pipeline.tracking.sender`), so a tracking server that is slow, down or restarted costs nothing but delay:
 
     with open_run(tracking, kind="train", name="tiny", params=flatten(cfg), out=out) as run:
         run.metrics({"loss": 0.3}, step=20)
 
 The output, local or on object storage, decides which run it is: the same `out` is the same MLflow run, on whatever
-machine (`pipeline.report.places`).
+machine (`pipeline.tracking.places`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pipeline import config
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
 from pipeline.report.environment import environment_tags
-from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, text_of
-from pipeline.report.places import claim
-from pipeline.report.sender import Sender, SenderThread
-from pipeline.report.spool import Identity, Journal, Lane, Spool
-from pipeline.report.store_uri import checked_uri, sqlite_uri
+from pipeline.tracking.mlflow_store import OPENED_TAG, clean_name, now_ms, text_of
+from pipeline.tracking.places import claim
+from pipeline.tracking.sender import Sender, SenderThread
+from pipeline.tracking.spool import Identity, Journal, Lane, Spool
+from pipeline.tracking.store_uri import checked_uri, sqlite_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
