@@ -54,7 +54,7 @@ OpenLog = Callable[[int, TrainConfig, str, int], AbstractContextManager[TrialLog
 
 
 @dataclass(frozen=True)
-class Common:
+class TrialContext:
     """What all trials of a sweep have in common.
 
     Attributes:
@@ -78,9 +78,9 @@ class IclTrial(tune.Trainable):
     done=True, "ended" (whether all steps were done) and, where training failed, "error".
     """
 
-    def setup(self, config: dict[str, Any], common: Common | None = None, wishes: Any = None) -> None:
-        assert common is not None
-        self._common, self._wishes = common, wishes
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None, wishes: Any = None) -> None:
+        assert context is not None
+        self._context, self._wishes = context, wishes
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.reset_config(config)
@@ -88,7 +88,7 @@ class IclTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Make this process the trial of `new_config`; the training of the trial that it was is stopped."""
         self.cleanup()
-        self._number, out = int(new_config["number"]), self._common.run.out
+        self._number, out = int(new_config["number"]), self._context.run.out
         self._folder = icl_folder.trial_uri(out, self._number)
         given = new_config.get("setting")  # of a population's member that takes over from another one
         self._setting = icl_folder.from_json(json.loads(given)) if given else icl_folder.setting_now(out, self._number)
@@ -166,7 +166,7 @@ class IclTrial(tune.Trainable):
     def _train(self) -> None:
         assert self._segment is not None
         segment = self._segment
-        run = config_of_trial(self._common.run, self._setting, segment.uri)
+        run = config_of_trial(self._context.run, self._setting, segment.uri)
         open_folder(run, also=icl_folder.BEGUN)
         if segment.source and not complete_checkpoints(run.out):
             adopt(segment.source, run.out)
@@ -176,7 +176,7 @@ class IclTrial(tune.Trainable):
             self._complete = True
             return
         waiting: dict[int, dict[str, float]] = {}  # validations whose checkpoint is not written yet
-        with self._common.open_log(self._number, run, self._folder, first) as log:
+        with self._context.open_log(self._number, run, self._folder, first) as log:
 
             def on_event(event: Event) -> None:
                 log.on_event(event)

@@ -32,7 +32,7 @@ from pipeline.engine.capacity import stream_tasks
 from pipeline.engine.preflight import capacity
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_sweep import IclSweep
-from pipeline.tune.icl_trial import STEP, Common, IclTrial, OpenLog
+from pipeline.tune.icl_trial import STEP, IclTrial, OpenLog, TrialContext
 from pipeline.tune.proposals import draw_of, mutate, setting_of
 from pipeline.tune.trials import Trial
 
@@ -69,7 +69,7 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
     # Workers take CPUs and GPUs. The trial's own process takes a share of the head node, which has one to give, so that
     # no more of them run than there is room for; the rest is for small helpers of the engine (0.001 for each run).
     share = tune.PlacementGroupFactory([{"node:__internal_head__": round(0.9 / sweep.concurrent, 4)}])
-    trainable: Any = tune.with_parameters(IclTrial, common=Common(run, open_log), wishes=sweep.wishes)
+    trainable: Any = tune.with_parameters(IclTrial, context=TrialContext(run, open_log), wishes=sweep.wishes)
     population = request.search == "pbt"  # Tune has no searcher beside it: all members are begun at once
     members = iter(sweep.next, None) if population else iter(())
     return tune.Tuner(
@@ -87,7 +87,7 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[_Keeper(sweep)],
+            callbacks=[TrialRecorder(sweep)],
             verbose=0,
         ),
     )
@@ -124,18 +124,18 @@ def _tell(scheduler: ASHAScheduler, trial: Trial) -> None:
     scheduler.on_trial_remove(nobody, known)
 
 
-class _Here:
+class NotPickled:
     """Belongs to this process: what Tune writes down of itself, which nobody reads, goes without it."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Here:
+    def __deepcopy__(self, memo: dict[int, Any]) -> NotPickled:
         return self
 
 
-class _Proposer(_Here, Searcher):
-    """Tune's view of what is tried next; results reach the sweep through `_Keeper`."""
+class _Proposer(NotPickled, Searcher):
+    """Tune's view of what is tried next; results reach the sweep through `TrialRecorder`."""
 
     def __init__(self, sweep: IclSweep) -> None:
         objectives = sweep.checked.objectives
@@ -153,7 +153,7 @@ class _Proposer(_Here, Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-class _Keeper(_Here, tune.Callback):
+class TrialRecorder(NotPickled, tune.Callback):
     """Hears from Tune how trials get on."""
 
     def __init__(self, sweep: IclSweep) -> None:

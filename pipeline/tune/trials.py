@@ -195,7 +195,7 @@ Difference = Callable[[Trial, Trial], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
-class Step:
+class FrontStep:
     """A setting on the front of quality and cost, from cheap to dear.
 
     Attributes:
@@ -210,14 +210,16 @@ class Step:
     worth: bool
 
 
-def worth_using(trials: Iterable[Trial], quality: Objective, cost: Objective, difference: Difference) -> list[Step]:
+def worth_using(
+    trials: Iterable[Trial], quality: Objective, cost: Objective, difference: Difference
+) -> list[FrontStep]:
     """The settings worth using at each cost.
 
     Rule: on the Pareto front of quality and cost, from the cheapest up, a dearer setting is worth its cost when its
     quality is better than that of the last one worth it by a difference whose bootstrap interval does not hold 0.
     Of trials with the same figures the first counts.
     """
-    steps: list[Step] = []
+    steps: list[FrontStep] = []
     last: Trial | None = None
     seen: set[tuple[float, ...]] = set()
     ranked = sorted(front(trials, [quality, cost]), key=lambda t: (t.metrics[cost.name], t.id))
@@ -227,12 +229,12 @@ def worth_using(trials: Iterable[Trial], quality: Objective, cost: Objective, di
             continue
         seen.add(figures)
         if last is None:
-            steps.append(Step(trial, None, None, True))
+            steps.append(FrontStep(trial, None, None, True))
             last = trial
             continue
         change = difference(trial, last)
         worth = change[2] < -CERTAIN if quality.mode == "min" else change[1] > CERTAIN
-        steps.append(Step(trial, last, change, worth))
+        steps.append(FrontStep(trial, last, change, worth))
         last = trial if worth else last
     return steps
 

@@ -28,7 +28,7 @@ from pipeline.model.checkpoints import load_model
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_request import check
 from pipeline.tune.icl_sweep import IclSweep
-from pipeline.tune.icl_trial import Common, IclTrial
+from pipeline.tune.icl_trial import IclTrial, TrialContext
 from pipeline.tune.icl_tuner import scheduler
 from tests.made import rows_of_blobs, write_dataset
 
@@ -130,8 +130,8 @@ def test_a_sweep_that_is_killed_goes_on_with_stopped_and_failed_trials(
 class Member(IclTrial):
     """A trial without Ray: `tune.with_parameters` hands in what all trials have in common."""
 
-    def setup(self, config: dict[str, Any], common: Common | None = None, wishes: Any = None) -> None:
-        super().setup(config, Common(TrainConfig(out=config["out"]), cast(Any, None)), None)
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None, wishes: Any = None) -> None:
+        super().setup(config, TrialContext(TrainConfig(out=config["out"]), cast(Any, None)), None)
 
 
 def member(out: Path, number: int, rate: float) -> IclTrial:

@@ -12,9 +12,9 @@ from jobs.tune_log import print_best
 from pipeline.config import TrainConfig
 from pipeline.report import sweep_plots
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
-from pipeline.tune.best import write_settings
-from pipeline.tune.outcome import summary_of
+from pipeline.tune.setting_file import write_settings
 from pipeline.tune.spaces import build
+from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import OBJECTIVES, Trial
 from tests.sweep_example import OBJECTIVES_, SPACE, sweep_summary, sweep_trials
 
