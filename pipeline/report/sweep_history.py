@@ -18,16 +18,13 @@ def histories(summary: Mapping[str, Any], trials: Sequence[Trial], objectives: S
     options, steps = summary["options"], summary["steps"]
     rungs: list[int] = []
     rung = options["grace"]
-    while options["search"] != "pbt" and options["reduction"] > 1 and rung < steps:
+    while options["reduction"] > 1 and rung < steps:
         rungs.append(rung)
         rung *= options["reduction"]
     how = (
         f"At steps {', '.join(map(str, rungs))} a trial goes on when it is among the best 1 in {options['reduction']} "
         "of those that came there before it (ASHA); else it is stopped."
         if rungs
-        else f"Every {options['grace']} steps the last quarter of the population goes on from the checkpoints of the "
-        "best quarter, with neighbouring settings."
-        if options["search"] == "pbt"
         else "No trial is stopped early."
     )
     blocks: list[Block] = [

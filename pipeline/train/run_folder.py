@@ -52,11 +52,10 @@ FREE = (
 )
 
 
-def open_folder(run: config.TrainConfig, also: str = "", inputs: Mapping[str, Marks] | None = None) -> bool:
+def open_folder(run: config.TrainConfig, inputs: Mapping[str, Marks] | None = None) -> bool:
     """Write the resolved config into a new folder, or check that the folder holds this very run.
 
     Args:
-        also: name of a file that a new folder may hold.
         inputs: what the run is made from (`inputs_of`).
 
     Returns:
@@ -77,9 +76,7 @@ def open_folder(run: config.TrainConfig, also: str = "", inputs: Mapping[str, Ma
         if changed:
             lines = "; ".join(f"{n} was {before[n]!r}, now {now[n]!r}" for n in changed)
             raise UserError(f"{run.out} holds a run with other options: {lines}. Choose another --out.")
-    elif storage.exists(run.out) and [
-        f for f in other_names(storage.list_files(run.out)) if f != storage.join(run.out, also)
-    ]:
+    elif storage.exists(run.out) and other_names(storage.list_files(run.out)):
         raise UserError(f"{run.out} holds something else than a training run. Choose an empty --out.")
     fingerprint.require_same(run.out, inputs or {})
     storage.write_bytes(uri, json.dumps(config_io.masked(run), indent=1).encode())

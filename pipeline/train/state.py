@@ -154,21 +154,6 @@ def prune(out: str, keep: int) -> None:
             storage.remove(folder)
 
 
-def adopt(source: str, out: str) -> None:
-    """Copy a checkpoint of another run into a run that has none: it goes on from there with its own config, and finds
-    a best checkpoint of its own.
-
-    Raises:
-        UserError: the checkpoint is not complete.
-    """
-    described = read_state(source)
-    target = checkpoint_uri(out, int(described["step"]))
-    for name in described["files"]:
-        storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(source, name)))
-    described |= {"best": None, "mlflow_run": None}
-    storage.write_bytes(storage.join(target, STATE), json.dumps(described, indent=1).encode())
-
-
 def restore(state: TrainState, uri: str) -> None:
     """Load a checkpoint of the same run into `state`, however many workers wrote it and hold it now.
 

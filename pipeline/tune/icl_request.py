@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pipeline import storage
 from pipeline.config import TrainConfig
@@ -15,18 +15,13 @@ from pipeline.evaluate.request import claim
 from pipeline.model.segmenter import check_crop
 from pipeline.model.start import new_model
 from pipeline.train.run_folder import FREE, inputs_of
-from pipeline.tune.proposals import Proposal, config_of, first_proposals, grid
+from pipeline.tune.proposals import Proposal, Search, config_of, first_proposals, grid
 from pipeline.tune.spaces import Space, build, icl_defaults
 from pipeline.tune.trials import Objective, objectives_of
-
-IclSearch = Literal["tpe", "random", "grid", "pbt"]
 
 IDENTITY = "sweep.json"
 VALIDATED = ("noc80", "noc85", "noc90", "iou1", "iou3", "iou5")
 """The objectives that a validation during training measures (`evaluate.validate`)."""
-LEAST_POPULATION = 4
-UNLIKE = ("model.", "data.chunk", "train.batch", "seed")
-"""What the members of a population cannot differ in: they take over one another's checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +30,14 @@ class IclRequest:
 
     Attributes:
         run: the recipe with its overrides: the values of all that is not searched. `out` is the sweep's folder.
-        trials: settings to train, the published one and the points among them; of pbt, the population.
+        trials: settings to train, the published one and the points among them.
         words: NAME=SPEC of the space.
         only: search nothing but what the words name.
         points: "NAME=VALUE ..." settings tried right after the published one.
-        objectives: the first one decides early stopping and exchanges.
+        objectives: the first one decides early stopping.
         seed: of the search.
-        grace: optimizer steps between validations, which are those before a trial may be stopped, or between two
-            exchanges of a population; 0: a ninth of the run. It takes the place of `run.train.val_every`.
+        grace: optimizer steps between validations, which are those before a trial may be stopped; 0: a ninth of the
+            run. It takes the place of `run.train.val_every`.
         reduction: of the trials that reach a rung, one in so many goes on to the next; 1: none is stopped early.
         concurrent: trials at once; 0: as many as the cluster holds.
         hours: after so many hours of work no trial is begun, and those that train save and stay unfinished; with a
@@ -55,7 +50,7 @@ class IclRequest:
     words: tuple[str, ...] = ()
     only: bool = False
     points: tuple[str, ...] = ()
-    search: IclSearch = "tpe"
+    search: Search = "tpe"
     objectives: tuple[str, ...] = ("noc90",)
     seed: int = 0
     grace: int = 0
@@ -106,11 +101,10 @@ def check(request: IclRequest) -> CheckedIcl:
     if run.model.start:
         new_model(run.model, run.model.start)  # a wrong start is found before anything is begun
     grace = request.grace or max(1, steps // 9)
-    if grace >= steps and (request.reduction > 1 or request.search == "pbt"):
-        what = "exchanged" if request.search == "pbt" else "stopped early"
+    if grace >= steps and request.reduction > 1:
         raise UserError(
-            f"No trial can be {what}: --grace is {grace} steps, and a trial trains {steps}. Give a smaller --grace, "
-            "longer trials (--train.steps), or --reduction 1."
+            f"No trial can be stopped early: --grace is {grace} steps, and a trial trains {steps}. Give a "
+            "smaller --grace, longer trials (--train.steps), or --reduction 1."
         )
     run = config_io.replace(run, **{"train.val_every": grace})
     space = build("icl", run, icl_defaults(run), request.words, request.only)
@@ -119,8 +113,6 @@ def check(request: IclRequest) -> CheckedIcl:
             f"The grid has {size} settings, more than --trials {request.trials}: raise it, narrow the "
             "space, or take --search random for a part of it."
         )
-    if request.search == "pbt":
-        _check_population(space)
     first = first_proposals(space, request.points)
     for proposal in first:
         config_of(space, proposal.setting)
@@ -133,14 +125,12 @@ def check(request: IclRequest) -> CheckedIcl:
 def _check_numbers(request: IclRequest) -> None:
     if request.trials < 1 or request.grace < 0 or request.reduction < 1 or request.concurrent < 0:
         raise UserError("--trials and --reduction must be at least 1, --grace and --concurrent at least 0.")
-    if request.search not in get_args(IclSearch):
-        raise UserError(f"--search is one of {', '.join(get_args(IclSearch))}.")
+    if request.search not in get_args(Search):
+        raise UserError(f"--search is one of {', '.join(get_args(Search))}.")
     if not (0 <= request.hours < math.inf and 0 <= request.gpu_hours < math.inf):
         raise UserError("--hours and --gpu-hours are numbers of at least 0 (0: no limit).")
     if request.gpu_hours and request.run.train.device != "gpu" and not request.run.train.gpu:
         raise UserError("--gpu-hours needs trials that train on GPUs (--train.device gpu); --hours counts all time.")
-    if request.search == "pbt" and request.trials < LEAST_POPULATION:
-        raise UserError(f"A population needs {LEAST_POPULATION} trials at least; --trials is {request.trials}.")
 
 
 def _objectives(request: IclRequest) -> list[Objective]:
@@ -151,18 +141,7 @@ def _objectives(request: IclRequest) -> list[Objective]:
             f"A validation during training does not measure {', '.join(unknown)}; objectives of an icl sweep: "
             f"{', '.join(VALIDATED)}."
         )
-    if len(found) > 1 and request.search == "pbt":
-        raise UserError("A population has one objective, by which its members are exchanged.")
     return found
-
-
-def _check_population(space: Space) -> None:
-    unlike = [name for name in space.searched if name.startswith(UNLIKE)]
-    if unlike:
-        raise UserError(
-            f"--search pbt: members of a population take over one another's checkpoints, so they cannot differ in "
-            f"{', '.join(unlike)}."
-        )
 
 
 def identity(sweep: CheckedIcl) -> dict[str, Any]:

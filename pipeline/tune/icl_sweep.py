@@ -21,7 +21,7 @@ from pipeline.train.relay import Relay
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_request import CheckedIcl
 from pipeline.tune.icl_trial import ENDED, ERROR, STEP
-from pipeline.tune.proposals import Proposal, draw_of, inside, key_of
+from pipeline.tune.proposals import Proposal, key_of
 from pipeline.tune.search import propose
 from pipeline.tune.trials import Trial
 
@@ -74,10 +74,6 @@ class IclSweep:
         """Trials that were begun, now or under an earlier command, and have not ended."""
         ended = {trial.id for trial in self.trials}
         return [number for number in self.proposals if number not in ended]
-
-    def history(self, number: int) -> list[dict[str, float]]:
-        """See `icl_folder.history`."""
-        return icl_folder.history(icl_folder.trial_uri(self.checked.out, number))
 
     @property
     def wants_more(self) -> bool:
@@ -143,9 +139,10 @@ class IclSweep:
         if first:
             return first[0]
         request = checked.request
-        search = "random" if request.search == "pbt" else request.search
         planned = [self.proposals[number] for number in self.unfinished]
-        found = propose(checked.space, checked.objectives, search, request.seed, number, self.trials, planned, 1)
+        found = propose(
+            checked.space, checked.objectives, request.search, request.seed, number, self.trials, planned, 1
+        )
         return found[0] if found else None
 
     def ended(self, number: int, result: dict[str, Any], error: str = "") -> None:
@@ -159,13 +156,8 @@ class IclSweep:
         icl_folder.write_trials(self.checked.out, self.trials)
 
     def _ended(self, number: int, result: dict[str, Any], error: str) -> Trial | None:
-        out = self.checked.out
-        history = self.history(number)
-        proposal, setting = self.proposals[number], icl_folder.setting_now(out, number)
-        if key_of(setting) != key_of(proposal.setting):  # of a population: taken over from another member
-            values = draw_of(self.checked.space, setting)
-            proposal = Proposal(values, setting, inside=inside(self.checked.space, values))
-        about: dict[str, Any] = {**asdict(proposal), "history": history}
+        history = icl_folder.history(self.checked.out, number)
+        about: dict[str, Any] = {**asdict(self.proposals[number]), "history": history}
         seconds = float(result.get("time_total_s", 0.0))
         if error or ERROR in result:
             return Trial(number, "failed", error=error or result[ERROR], seconds=seconds, **about)

@@ -3,18 +3,19 @@
 The trial's process drives its training run as `jobs.train` does (`train.launch`), with workers of their own, and hands
 each validation to Tune once the checkpoint of that step is written. It ends its run by asking for it, so that the
 workers save and go: the scheduler's early stop, the end of the budget and SIGTERM all come this way.
+
+Not a function with `tune.report`: Tune ends one of those by ending its process, which leaves the run's workers and
+what they hold of the cluster to be found by the engine, and its tracking run open.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -28,12 +29,10 @@ from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit
 from pipeline.train.relay import Event
 from pipeline.train.run_folder import open_folder
-from pipeline.train.state import adopt, complete_checkpoints, step_of
+from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune import icl_folder
-from pipeline.tune.icl_folder import Segment, validation_figures
 
 STEP, ERROR, ENDED = "step", "error", "ended"
-POINTER = "checkpoint.json"
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 120.0  # that a run has for saving when it is stopped
 
@@ -60,136 +59,91 @@ class TrialContext:
     Attributes:
         run: the config without the setting; `out` is the sweep's folder.
         open_log: see `OpenLog`.
+        wishes: the actor by which the sweep tells its trials to end.
     """
 
     run: TrainConfig
     open_log: OpenLog
+    wishes: Any
 
-
-def config_of_trial(common: TrainConfig, setting: dict[str, Any], out: str) -> TrainConfig:
-    """The training config of a trial's run."""
-    return config_io.replace(common, **{**setting, "out": out})
+    def stopping(self) -> bool:
+        """Whether the sweep wants all trials to save and end."""
+        return ray.get(self.wishes.stopping.remote())
 
 
 class IclTrial(tune.Trainable):
-    """The trial as Tune sees it. Config: {"number": int}, and maybe {"setting": JSON of dotted names}, else as it was.
+    """The trial as Tune sees it. Config: {"number": int}.
 
     A result is {"step": optimizer steps, objectives ..., "done": False}, one for each validation; the last one has
     done=True, "ended" (whether all steps were done) and, where training failed, "error".
     """
 
-    def setup(self, config: dict[str, Any], context: TrialContext | None = None, wishes: Any = None) -> None:
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         assert context is not None
-        self._context, self._wishes = context, wishes
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Make this process the trial of `new_config`; the training of the trial that it was is stopped."""
-        self.cleanup()
-        self._number, out = int(new_config["number"]), self._context.run.out
-        self._folder = icl_folder.trial_uri(out, self._number)
-        given = new_config.get("setting")  # of a population's member that takes over from another one
-        self._setting = icl_folder.from_json(json.loads(given)) if given else icl_folder.setting_now(out, self._number)
-        self._source = ""  # checkpoint of another trial to go on from
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._stop = threading.Event()
-        self._thread = None
-        self._error: Exception | None = None
-        self._complete = False
         self._last: dict[str, Any] = {STEP: 0}
-        self._segment: Segment | None = None
-        return True
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(int(config["number"]), context), daemon=True)
+        self._context = context
+        self._thread.start()
 
     def step(self) -> dict[str, Any]:
         """The next validation, or the end."""
-        if self._thread is None:
-            if ray.get(self._wishes.stopping.remote()):
-                return self._last | {"done": True, ENDED: False}
-            self._begin()
-        assert self._thread is not None
         while True:
-            alive = self._thread.is_alive()  # looked up first: what it put before it ended is then in the queue
             try:
-                self._last = self._results.get(timeout=LOOK_SECONDS if alive else 0)
-                return self._last | {"done": False}
+                self._last |= self._results.get(timeout=LOOK_SECONDS)
+                return dict(self._last)
             except queue.Empty:
-                if not alive:
-                    break
-                if ray.get(self._wishes.stopping.remote()):
+                if self._context.stopping():
                     self._stop.set()
-        failed = {} if self._error is None else {ERROR: _text(self._error)}
-        return self._last | {"done": True, ENDED: self._complete, **failed}
 
     def cleanup(self) -> None:
         """Stop training: the workers save and end before the next trial needs their place."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+        self._thread.join(STOP_SECONDS)
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Point to the checkpoint of the last result, from where another trial may go on, and stop training.
-
-        Tune asks for it when a member of a population is to wait for the others.
-        """
-        assert self._segment is not None
-        self.cleanup()
-        pointer = {"number": self._number, "run": self._segment.uri, "step": self._last[STEP]}
-        Path(checkpoint_dir, POINTER).write_text(json.dumps(pointer))
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from what a pointer names: another trial's checkpoint, or where this one was.
-
-        Where the other trial has trained on and deleted that checkpoint meanwhile, the next one it kept.
-        """
-        pointer = json.loads(Path(checkpoint, POINTER).read_text())
-        if pointer["number"] != self._number:
-            kept = complete_checkpoints(pointer["run"])
-            self._source = next(uri for uri in kept if step_of(uri) >= pointer["step"])
-
-    def _begin(self) -> None:
-        held = icl_folder.segments(self._folder)
-        unchanged = held and held[-1].setting == self._setting and not self._source
-        self._segment = held[-1] if unchanged else icl_folder.begin_segment(self._folder, self._setting, self._source)
-        for row in icl_folder.history(self._folder):  # told before, but perhaps not to this scheduler
-            self._results.put(dict(row))
-        self._thread = threading.Thread(target=self._work, name=f"trial-{self._number}", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
+    def _work(self, number: int, context: TrialContext) -> None:
+        end: dict[str, Any] = {"done": True, ENDED: False}
         try:
-            self._train()
+            end[ENDED] = self._train(number, context)
         except Exception as error:
-            self._error = error
+            end[ERROR] = _text(error)
+        finally:  # also after SystemExit
+            self._results.put(end)
 
-    def _train(self) -> None:
-        assert self._segment is not None
-        segment = self._segment
-        run = config_of_trial(self._context.run, self._setting, segment.uri)
-        open_folder(run, also=icl_folder.BEGUN)
-        if segment.source and not complete_checkpoints(run.out):
-            adopt(segment.source, run.out)
+    def _train(self, number: int, context: TrialContext) -> bool:
+        """Train from wherever the trial stands. Returns whether all steps are done."""
+        if context.stopping():
+            return False
+        out = context.run.out
+        setting = icl_folder.read_proposal(out, number).setting
+        run = config_io.replace(context.run, **{**setting, "out": icl_folder.run_uri(out, number)})
+        open_folder(run)
+        for row in icl_folder.history(out, number):  # told before, but perhaps not to this scheduler
+            self._tell(row)
         found = complete_checkpoints(run.out)
         first = step_of(found[-1]) if found else 0
         if first >= run.total_steps:
-            self._complete = True
-            return
+            return True
         waiting: dict[int, dict[str, float]] = {}  # validations whose checkpoint is not written yet
-        with self._context.open_log(self._number, run, self._folder, first) as log:
+        with context.open_log(number, run, icl_folder.trial_uri(out, number), first) as log:
 
             def on_event(event: Event) -> None:
                 log.on_event(event)
-                if event.kind == "metrics" and (figures := validation_figures(event.payload)):
+                if event.kind == "metrics" and (figures := icl_folder.validation_figures(event.payload)):
                     waiting[event.step] = figures
                 elif event.kind == "checkpoint" and event.step in waiting:
-                    self._results.put({STEP: event.step, **waiting.pop(event.step)})
+                    self._tell({STEP: event.step, **waiting.pop(event.step)})
 
             # Workers need no way to MLflow, and Ray shows what they were given.
             quiet = config_io.replace(run, **{"tracking.uri": Tracking().uri})
-            self._complete = fit(quiet, partial(validate_share, cfg=quiet), on_event, log.run_id, stop=self._stop)
-            if not self._complete and ray.get(self._wishes.stopping.remote()):
+            complete = fit(quiet, partial(validate_share, cfg=quiet), on_event, log.run_id, stop=self._stop)
+            if not complete and context.stopping():
                 raise SystemExit(stop.code())  # the tracking run is marked as killed; the same command goes on
+        return complete
+
+    def _tell(self, row: dict[str, float]) -> None:
+        self._results.put({**row, "done": False})
 
 
 def _text(error: Exception) -> str:

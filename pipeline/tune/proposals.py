@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from pipeline.config import io as config_io
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
 from pipeline.tune.dimensions import (
     Dimension,
     Fixed,
-    Range,
     Suggests,
     all_values,
     contains,
@@ -30,9 +27,6 @@ from pipeline.tune.dimensions import (
 from pipeline.tune.spaces import CONDITIONS, Space, Values
 
 Search = Literal["tpe", "random", "grid"]
-
-RESAMPLED = 0.25
-FACTORS = (0.8, 1.2)
 
 
 @dataclass(frozen=True)
@@ -163,16 +157,6 @@ def setting_of(space: Space, drawn: Mapping[str, Any]) -> Values:
     return {name: values[name] for name in names}
 
 
-def draw_of(space: Space, setting: Mapping[str, Any]) -> Values:
-    """A draw that means a setting over training: the inverse of `setting_of`.
-
-    Weights of several shapes have the simplest one, and the draw then lacks what only the other shapes need.
-    """
-    named = weights.names_of(setting[weights.NAME]) if weights.NAME in setting else {}
-    values = {**setting, **named}
-    return {name: values[name] for name in space.searched if name in values}
-
-
 def _canonical_cfr(values: Values, space: Space) -> None:
     values["cfr.clicks"] = min(values["cfr.clicks"], space.max_clicks)
     if values["cfr.steps"] == 0 or values["cfr.clicks"] == 0:
@@ -194,29 +178,6 @@ def config_of(space: Space, setting: Mapping[str, Any]) -> Any:
         UserError: values that do not go together.
     """
     return config_io.replace(space.config, **setting)
-
-
-def mutate(space: Space, drawn: Mapping[str, Any], rng: np.random.Generator, anew: Suggests) -> Values:
-    """A neighbour of a draw, as population based training explores (arXiv 1711.09846, appendix A).
-
-    A value is drawn anew with chance `RESAMPLED`, and where the neighbour needs one that the draw lacks. Else a
-    number is multiplied by one of `FACTORS` and kept in its range, and one of counted values moves to a neighbour.
-
-    Args:
-        anew: draws the values that are drawn anew.
-    """
-
-    def choose(name: str, dimension: Dimension, base: Values) -> Any:
-        if name not in drawn or not contains(dimension, drawn[name]) or rng.random() < RESAMPLED:
-            return draw(dimension, name, anew)
-        counted = all_values(dimension)
-        if counted is None:
-            assert isinstance(dimension, Range)
-            return min(dimension.high, max(dimension.low, drawn[name] * FACTORS[rng.integers(len(FACTORS))]))
-        at = counted.index(drawn[name]) + int(rng.choice((-1, 1)))
-        return counted[min(len(counted) - 1, max(0, at))]
-
-    return _walk(space, choose)[0]
 
 
 def grid(space: Space) -> list[Values]:

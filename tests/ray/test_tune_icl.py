@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import ray
 from mlflow.tracking import MlflowClient
-from ray import tune
 
 from jobs import train
 from jobs import tune as command
 from jobs.tune_icl import request_of
-from pipeline import storage
-from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
-from pipeline.tune import icl_folder
 from pipeline.tune.icl_request import check
 from pipeline.tune.icl_sweep import IclSweep
-from pipeline.tune.icl_trial import IclTrial, TrialContext
-from pipeline.tune.icl_tuner import scheduler
 from tests.made import rows_of_blobs, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -74,7 +66,7 @@ def test_a_sweep_that_is_killed_goes_on_with_stopped_and_failed_trials(
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 200
-        while not (out / "trials" / "0001" / "run-0" / "begun.json").exists():
+        while not (out / "trials" / "0001" / "run-0" / "config.json").exists():
             assert driver.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
             time.sleep(0.05)
         os.kill(driver.pid, signal.SIGKILL)
@@ -127,40 +119,6 @@ def test_a_sweep_that_is_killed_goes_on_with_stopped_and_failed_trials(
         command.job([*args, "--reduction", "3"])
 
 
-class Member(IclTrial):
-    """A trial without Ray: `tune.with_parameters` hands in what all trials have in common."""
-
-    def setup(self, config: dict[str, Any], context: TrialContext | None = None, wishes: Any = None) -> None:
-        super().setup(config, TrialContext(TrainConfig(out=config["out"]), cast(Any, None)), None)
-
-
-def member(out: Path, number: int, rate: float) -> IclTrial:
-    return Member({"number": number, "setting": json.dumps({"optim.lr": rate}), "out": str(out)})
-
-
-def test_a_member_of_a_population_goes_on_from_anothers_checkpoint_or_from_its_own(tmp_path: Path) -> None:
-    folder = icl_folder.trial_uri(str(tmp_path), 1)
-    run = icl_folder.begin_segment(folder, {"optim.lr": 0.1}).uri
-    for step in (1, 3, 5):
-        storage.write_bytes(f"{run}/checkpoints/step_{step:08d}/state.json", b"{}")
-    donor = member(tmp_path, 1, 0.1)
-    donor._segment, donor._last = icl_folder.segments(folder)[0], {"step": 3}
-    (tmp_path / "pointer").mkdir()
-    donor.save_checkpoint(str(tmp_path / "pointer"))
-    other = member(tmp_path, 2, 0.2)
-    other.load_checkpoint(str(tmp_path / "pointer"))
-    assert other._source == f"{run}/checkpoints/step_00000003", "not where the donor got to later"
-    storage.remove(f"{run}/checkpoints/step_00000003")
-    late = member(tmp_path, 2, 0.2)
-    late.load_checkpoint(str(tmp_path / "pointer"))
-    assert late._source == f"{run}/checkpoints/step_00000005"
-    again = member(tmp_path, 1, 0.1)
-    again.load_checkpoint(str(tmp_path / "pointer"))
-    assert again._source == ""
-    assert late.reset_config({"number": 1}) and late._source == "", "a process that becomes another trial"
-    assert (late._number, late._setting) == (1, {"optim.lr": 0.1})
-
-
 def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, ray_session: None) -> None:
     def sweep(hours: str) -> IclSweep:
         args = words(made, tmp_path / "out", "--train.steps", "9", "--trials", "2", "--hours", hours)
@@ -177,12 +135,6 @@ def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, 
     assert first.over_budget and ray.get(first.wishes.stopping.remote())
     first.ended(0, {"ended": False, "done": True})
     assert first.trials == [] and first.next() is None
-    folder = icl_folder.trial_uri(str(tmp_path / "out"), 0)
-    taken = {**first.proposals[0].setting, "loss.weights": (1.0, 2.0), "optim.lr": 0.5}
-    icl_folder.begin_segment(folder, taken, "elsewhere/step_00000001")
-    found = first._ended(0, {"ended": True}, "an error")
-    assert found is not None and first.proposals[0].name == "recipe" and found.name == "", "it no longer is the recipe"
-    assert (found.values["loss.weights.shape"], found.values["optim.lr"], found.inside) == ("linear", 0.5, False)
     first.keep_spent()
     again = sweep("2")
     assert not again.wants_more, "the hours are those of all commands"
@@ -196,54 +148,6 @@ def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, 
     more._since -= 1800
     more.account(gpus=6)
     assert more.over_budget, "GPU-hours"
-
-
-def test_a_population_compares_at_the_same_step_and_waits_for_nobody_who_is_gone(
-    made: Path, tmp_path: Path, ray_session: None
-) -> None:
-    args = words(made, tmp_path / "out", "--train.steps", "40", "--grace", "10", "--trials", "4", "--search", "pbt")
-    sweep = IclSweep(check(request_of(args[1:])), lambda trial: trial)
-    numbers = [found[0] for found in iter(sweep.next, None)]
-    taken: list[tuple[int, list[int]]] = []
-
-    class Toy(tune.Trainable):  # by value, as workers cannot import a test
-        def setup(self, config: dict[str, Any]) -> None:
-            self.reset_config(config)
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.number, self.steps, self.source = int(new_config["number"]), 0, []
-            return True
-
-        def step(self) -> dict[str, Any]:
-            self.steps += 1
-            if (self.number, self.steps) == (3, 2):
-                raise RuntimeError("lost")
-            here = {"step": 10 * self.steps, "iou3": 0.1 * self.number, "source": self.source}
-            return {**here, "done": self.steps == 4}
-
-        def save_checkpoint(self, checkpoint_dir: str) -> None:
-            Path(checkpoint_dir, "toy").write_text(json.dumps([self.number, self.steps]))
-
-        def load_checkpoint(self, checkpoint: Any) -> None:
-            self.source = json.loads(Path(checkpoint, "toy").read_text())
-            self.steps = self.source[1]
-
-    class Keeper(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            source = result["source"]
-            if source and source[0] != trial.config["number"]:
-                taken.append((trial.config["number"], source))
-
-    random.seed(0)
-    found = tune.Tuner(
-        tune.with_resources(Toy, {"CPU": 3}),  # two at once
-        param_space={"number": tune.grid_search(numbers)},
-        tune_config=tune.TuneConfig(scheduler=scheduler(sweep), reuse_actors=True),
-        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), callbacks=[Keeper()], verbose=0),
-    ).fit()
-    assert [result.metrics["step"] for result in found if result.error is None and result.metrics] == [40, 40, 40]
-    assert len(found.errors) == 1 and "lost" in str(found.errors[0])
-    assert taken == [(0, [3, 1]), (0, [2, 2]), (0, [2, 3])], "the worst from the best of those that are left, in step"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from pipeline.stream.order import Position
 from pipeline.train.optim import build_optimizer
 from pipeline.train.state import (
     TrainState,
-    adopt,
     complete_checkpoints,
     publish,
     restore,
@@ -64,21 +63,6 @@ def test_whole_state_comes_back(tmp_path: Path) -> None:
     assert info.step == 7
     assert info.model == MODEL
     assert not model.training
-
-
-def test_a_run_adopts_the_checkpoint_of_another(tmp_path: Path) -> None:
-    before = state(7)
-    one_step(before)
-    before.best, before.mlflow_run = (3.5, 7), "another"
-    source = save_checkpoint(before, config.TrainConfig(out=str(tmp_path / "a"), model=MODEL), keep=2)
-    adopt(source, str(tmp_path / "b"))
-    (uri,) = complete_checkpoints(str(tmp_path / "b"))
-    after = state(1)
-    restore(after, uri)
-    assert (after.step, after.position, after.best, after.mlflow_run) == (7, Position(3, 5, 2), None, None)
-    for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(before.optimizer.state[a]["exp_avg"], after.optimizer.state[b]["exp_avg"])
 
 
 def test_first_best_and_last_are_kept(tmp_path: Path) -> None:

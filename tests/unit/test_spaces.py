@@ -17,7 +17,6 @@ from pipeline.tune import weights
 from pipeline.tune.dimensions import Choice, Fixed, Range, all_values, contains, draw, parse, spec
 from pipeline.tune.proposals import (
     config_of,
-    draw_of,
     grid,
     inside,
     key_of,
@@ -235,9 +234,6 @@ def test_every_draw_is_a_config(seed: int) -> None:
         assert all(flat[name] == value for name, value in setting.items())
         again = point_of(space, drawn)
         assert again == drawn
-    again = draw_of(space, setting)
-    assert setting_of(space, again)["loss.weights"] == pytest.approx(setting["loss.weights"])
-    assert {**setting_of(space, again), "loss.weights": 0} == {**setting, "loss.weights": 0}
     assert len(flat["loss.weights"]) == drawn[weights.COUNT]
     assert (weights.RATIO in drawn) == (drawn[weights.SHAPE] == "geometric" and drawn[weights.COUNT] > 1)
     assert sum(name in drawn for name in weights.FREE) == (
@@ -258,11 +254,3 @@ def test_grid() -> None:
     assert len(found) == len({key_of(s) for s in found}) == 8
     with pytest.raises(UserError, match=r"cfr\.threshold has a continuous range"):
         grid(cfr("cfr.threshold=uniform(0.4,0.6)", only=True))
-
-
-def test_a_draw_of_weights_that_another_shape_gives_too() -> None:
-    words = ["loss.weights.shape=geometric", "loss.weights.ratio=choice(2,3)", "loss.weights.count=choice(2,3)"]
-    space = icl(*words)
-    found = draw_of(space, {"loss.weights": (1.0, 2.0)})
-    assert found == {"loss.weights.count": 2}, "they are linear too"
-    assert draw_of(space, {"loss.weights": (1.0, 3.0)}) == {"loss.weights.count": 2, "loss.weights.ratio": 3.0}
