@@ -9,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import UserError, did_you_mean
+from pipeline.evaluate.bootstrap import interval
 
 State = Literal["done", "failed", "stopped"]
 RESAMPLES = 4000
-SEED = 0
-INTERVAL = (2.5, 97.5)  # percentiles
 CERTAIN = 1e-9  # clicks; an interval that ends nearer to 0 holds it
 
 
@@ -176,18 +175,14 @@ def paired_difference(a: ByObject, b: ByObject) -> tuple[float, float, float]:
     Raises:
         ValueError: no object is in both.
     """
-    rng = np.random.default_rng(SEED)
-    means, draws = [], []
+    changes = []
     for name in sorted(a.keys() & b.keys()):
-        keys = sorted(a[name].keys() & b[name].keys())
-        if keys:
-            change = np.array([a[name][k] - b[name][k] for k in keys], np.float64)
-            means.append(change.mean())
-            draws.append(change[rng.integers(len(keys), size=(RESAMPLES, len(keys)))].mean(axis=1))
-    if not means:
+        if keys := sorted(a[name].keys() & b[name].keys()):
+            changes.append(np.array([[a[name][k] - b[name][k]] for k in keys], np.float64))
+    if not changes:
         raise ValueError("no object is in both")
-    low, high = np.percentile(np.mean(draws, axis=0), INTERVAL)
-    return float(np.mean(means)), float(low), float(high)
+    low, high = interval(changes, RESAMPLES)
+    return float(np.mean([change.mean() for change in changes])), float(low[0]), float(high[0])
 
 
 Difference = Callable[[Trial, Trial], tuple[float, float, float]]
