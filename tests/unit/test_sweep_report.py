@@ -51,6 +51,8 @@ def test_settings_in_words() -> None:
     assert describe_setting(base, base) == "as published"
     assert describe_setting({**base, "cfr.steps": 2, "cfr.flip": False}, base) == "steps 2, flip false"
     assert describe_setting({"loss.weights": (1.0, 2.0)}, {}) == "weights [1, 2]"
+    alike = {"loss.gamma": 2.0, "clicks.gamma": 0.1 * 3, "seed": 1}
+    assert describe_setting(alike, {}) == "loss.gamma 2, clicks.gamma 0.3, seed 1"
 
 
 def test_plots_leave_no_trace_in_pyplot() -> None:
