@@ -1,13 +1,20 @@
-"""The whole pipeline, small, on made data: draw -> shards -> train -> evaluate CFR-0, CFR-1, CFR-4 -> report."""
+"""The whole pipeline, small, on made data: draw -> shards -> train -> evaluate CFR-0, CFR-1, CFR-4 -> report.
+
+    python -m jobs.demo [OUT]
+
+It takes some minutes without a GPU. The same command again continues what was stopped.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import time
 
 from jobs import evaluate, prepare, train
+from jobs.prepare import Parser
 from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.engine.main import main
@@ -17,7 +24,9 @@ OUT = "runs/demo"
 
 
 def job(args: list[str]) -> None:
-    out = storage.absolute(args[0] if args else OUT)
+    parser = Parser(prog="jobs.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", metavar="OUT", nargs="?", default=OUT, help=f"folder for all of it (default: {OUT})")
+    out = storage.absolute(parser.parse_args(args).out)
     begin = time.monotonic()
     raw = storage.join(out, "raw")
     say(1, "drawing raw files in the COCO + LVIS layout", raw)

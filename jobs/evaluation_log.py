@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline import config, storage
@@ -45,11 +43,7 @@ class EvaluationLog:
                     what = f"{row['dataset']}, image {row['image_id']}, object {row['object_id']}"
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                     print(f"report: the picture of {what} could not be drawn ({reason})", flush=True)
-        with tempfile.TemporaryDirectory(prefix="cfr-icl-") as folder:
-            for path in write_report(folder, evaluation.summary, evaluation.objects, pictures):
-                inside = Path(path).relative_to(folder)
-                storage.write_bytes(storage.join(evaluation.out, *inside.parts), Path(path).read_bytes())
-                self.run.file(path, folder=str(inside.parent) if inside.parent.parts else "")
+        self.run.files(write_report(evaluation.out, evaluation.summary, evaluation.objects, pictures))
         self.run.text(json.dumps(evaluation.summary, indent=1), "summary.json")
         for entry in evaluation.summary["results"]:
             if entry["objects"]:

@@ -12,9 +12,9 @@ import time
 
 from pipeline import storage
 from pipeline.data.mask_rules import RULES
-from pipeline.data.readers import SOURCES, open_reader
+from pipeline.data.readers import open_reader
 from pipeline.data.readers.coco_instances import CROWDS, EXIFS
-from pipeline.data.readers.layouts import other_layout
+from pipeline.data.readers.layouts import LOOKS, other_layout
 from pipeline.data.rejects import lines
 from pipeline.data.shards import write_shards
 from pipeline.engine import lease
@@ -31,8 +31,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="jobs.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help=f"one of: {', '.join(SOURCES)}")
+    parser = Parser(
+        prog="jobs.prepare",
+        description=__doc__,
+        epilog="\n".join(
+            ["what lies in the root of each SOURCE:", *(f"  {n:<15} {text}" for n, text in LOOKS.items())]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="the layout of the raw data; see below")
     parser.add_argument("--root", required=True, help="folder (or URI) of the raw data, in the source's own layout")
     parser.add_argument(
         "--split", default="", help="train or val, for a source that has them (default: train, of voc val)"

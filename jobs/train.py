@@ -118,6 +118,7 @@ def carry_out(run: config.TrainConfig) -> None:
             reached = f"at step {step_of(saved[-1])}: {run.out} is saved" if saved else "before the first step"
             print(f"stopped {reached}, and the same command continues it", flush=True)
             raise SystemExit(stop.code())
+    print(f"Report: {storage.join(run.out, 'report.html')}")
     print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
 
@@ -13,12 +15,18 @@ import numpy as np
 from pipeline import config, storage
 from pipeline.clicks.encode import decode
 from pipeline.config import io as config_io
-from pipeline.engine.progress import Progress
+from pipeline.engine.progress import Progress, duration
+from pipeline.model.checkpoints import read_state
+from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
 from pipeline.report.plots import learning_curves
 from pipeline.report.tracking import open_run
+from pipeline.report.training_report import shown, write_training_report
 from pipeline.train.relay import Event
 from pipeline.train.run_folder import MetricsFile
+from pipeline.train.state import complete_checkpoints, step_of
+
+PICTURES = "pictures"
 
 
 class TrainingLog:
@@ -59,6 +67,7 @@ class TrainingLog:
             self.metrics.save()
             if any("train/loss" in row for row in self.metrics.lines):
                 self.tracked.figure(learning_curves(self.metrics.lines), "learning_curves.png")
+                self._report()
         except Exception as failed:  # a full disk, say: MLflow is told before the job ends
             if error is None:
                 error = failed
@@ -76,6 +85,35 @@ class TrainingLog:
         rows = [row for row in self.metrics.lines if any(k.startswith("val/") for k in row)]
         return {k: v for k, v in rows[-1].items() if k.startswith("val/")} if rows else {}
 
+    def _report(self) -> None:
+        """Write the report beside the checkpoints; of a sweep's trial the sweep's report tells."""
+        out = self.run.out
+        if self.about["kind"] != "train":
+            return
+        saved = complete_checkpoints(out)
+        data = {"train": self.run.data.train, "validation": self.run.data.val}
+        environment = describe_environment()
+        summary = {
+            "recipe": self.run.recipe,
+            "out": out,
+            "step": step_of(saved[-1]) if saved else 0,
+            "steps": self.run.total_steps,
+            "data": {name: uri for name, uri in data.items() if uri},
+            "options": config_io.flatten(config_io.from_dict(config.TrainConfig, config_io.masked(self.run))),
+            "checkpoints": [step_of(uri) for uri in saved],
+            "best": read_state(saved[-1])["best"] if saved else None,
+            "command": environment["command"],
+            "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "environment": environment,
+            "mlflow_run": self.run_id,
+        }
+        drawn = {
+            uri.rsplit("/", 1)[1].removesuffix(".png"): uri
+            for uri in storage.list_files(storage.join(out, PICTURES), ".png")
+        }
+        pictures = {name: storage.read_bytes(drawn[name]) for name in shown(drawn)}
+        self.tracked.files(write_training_report(out, summary, self.metrics.lines, pictures))
+
     def on_event(self, event: Event) -> None:
         if event.kind == "metrics" and event.payload:
             self.metrics.add(event.step, event.payload)
@@ -83,6 +121,8 @@ class TrainingLog:
             shown = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
             note = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
             self.progress.update(event.step - self.progress.done, note)
+        elif event.kind == "phase":
+            print(f"training: {event.payload} ({duration(time.monotonic() - self.progress.start)})", flush=True)
         elif event.kind == "save":
             self.metrics.save()
         elif event.kind == "checkpoint":
@@ -90,7 +130,7 @@ class TrainingLog:
         elif event.kind == "pictures":
             for name, picture in _pictures(event.payload).items():
                 data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-                storage.write_bytes(storage.join(self.run.out, "pictures", f"{name}_{event.step:08d}.png"), data)
+                storage.write_bytes(storage.join(self.run.out, PICTURES, f"{name}_{event.step:08d}.png"), data)
                 self.tracked.image(picture, f"{name}/step_{event.step:08d}.png")
 
 

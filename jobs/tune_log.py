@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pipeline import config, storage
@@ -60,11 +58,7 @@ class SweepLog:
         text = json.dumps(summary, indent=1)
         storage.write_bytes(storage.join(self.out, "summary.json"), text.encode())
         write_settings(self.out, summary, trials, space, objectives)
-        with tempfile.TemporaryDirectory(prefix="cfr-icl-") as folder:
-            for path in write_sweep_report(folder, summary):
-                inside = Path(path).relative_to(folder)
-                storage.write_bytes(storage.join(self.out, *inside.parts), Path(path).read_bytes())
-                self.run.file(path, folder=str(inside.parent) if inside.parent.parts else "")
+        self.run.files(write_sweep_report(self.out, summary))
         self.run.text(text, "summary.json")
         if summary["best"] is None:
             failed = [t for t in trials if t.state == "failed"]

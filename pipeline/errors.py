@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -46,9 +47,20 @@ class BadRow(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean X?' for the nearest of `known`, or an empty string when nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """Return ' Did you mean X?' for the nearest of `known`, or an empty string when nothing is near.
+
+    Among words that are equally near by their letters, the one whose number is nearest (noc90 for noc91).
+    """
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=max(1, len(names)))
+
+    def distance(name: str) -> tuple[float, int]:
+        letters = difflib.SequenceMatcher(None, name, word).ratio()
+        numbers = [re.findall(r"\d+", text) for text in (word, name)]
+        apart = sum(abs(int(a) - int(b)) for a, b in zip(*numbers, strict=False))
+        return -letters, apart
+
+    return f" Did you mean {min(near, key=distance)!r}?" if near else ""
 
 
 def user_error_in(error: BaseException | None) -> UserError | None:

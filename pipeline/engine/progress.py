@@ -15,19 +15,26 @@ class Progress:
         self.start = time.monotonic()
         self.terminal = sys.stderr.isatty()
         self._shown = 0.0
+        self._began: tuple[float, int] | None = None
 
     def update(self, n: int = 1, note: str = "") -> None:
-        self.done += n
         now = time.monotonic()
+        self.done += n
+        if self._began is None:  # rates count from the first news on: what comes before is the start of processes
+            self._began = now, self.done
         if now - self._shown >= (0.2 if self.terminal else 10.0) or self.done >= self.total:
             self._shown = now
             self._show(note)
 
     def _show(self, note: str) -> None:
-        seconds = time.monotonic() - self.start
-        rate = (self.done - self.first) / seconds if seconds > 0 else 0.0
+        since, first = self._began or (self.start, self.first)
+        if self.done >= self.total and self.done == first:  # all of it came at once
+            since, first = self.start, self.first
+        seconds = time.monotonic() - since
+        rate = (self.done - first) / seconds if seconds > 0 else 0.0
         left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
-        line = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{left}{'  ' + note if note else ''}"
+        speed = f", {rate:.1f}/s{left}" if rate > 0 else ""
+        line = f"{self.what}: {self.done}/{self.total} {self.unit}{speed}{'  ' + note if note else ''}"
         print(
             f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True
         )

@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.engine.machine import started_at
 
 BEAT_SECONDS = 5.0  # between two signs of a process, and between two looks at them
+QUIET_SECONDS = 30.0  # with the same thing being done, after which it is told what that is
 SILENT_SECONDS = 60.0  # without a sign, after which a process counts as stopped or cut off
 STILL_SECONDS = 600.0  # default: with signs, but the same thing being done
 KILL_SECONDS = 30.0  # that killing may take; then the process's machine does not answer either
@@ -120,10 +121,14 @@ class Signs:
         late = [h for h in self._heard.values() if h.sign.doing and not h.sign.waiting and now - h.moved > still]
         return [Hung(h.sign, now - h.moved, answers=True) for h in late if h.sign.milestone <= self._behind(h.sign)]
 
-    def waits(self, still: float) -> list[Hung]:
-        """Processes that have waited for `still` seconds more since this was last said of them."""
+    def quiet(self, seconds: float) -> list[Hung]:
+        """Processes that do, or wait for, one thing for so many seconds more since this was last said of them.
+
+        Of a group only who is behind.
+        """
         now = self._clock()
-        found = [h for h in self._heard.values() if h.sign.waiting and now - max(h.moved, h.told) > still]
+        found = [h for h in self._heard.values() if h.sign.doing and now - max(h.moved, h.told) > seconds]
+        found = [h for h in found if h.sign.waiting or h.sign.milestone <= self._behind(h.sign)]
         for heard in found:
             heard.told = now
         return [Hung(h.sign, now - h.moved, answers=True) for h in found]
@@ -227,7 +232,7 @@ def _watch(signs: Any, still: float, ended: threading.Event, say: Callable[[str]
             for hung in ray.get(signs.overdue.remote(silent, still), timeout=KILL_SECONDS):
                 end(hung, say)
                 ray.get(signs.forget.remote(hung.sign.process), timeout=KILL_SECONDS)
-            for hung in ray.get(signs.waits.remote(silent), timeout=KILL_SECONDS):
+            for hung in ray.get(signs.quiet.remote(min(QUIET_SECONDS, still)), timeout=KILL_SECONDS):
                 say(hung.text)
         except GetTimeoutError:
             continue

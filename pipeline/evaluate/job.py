@@ -102,7 +102,7 @@ class Evaluator(InferenceActor):
         item = Item.from_dict(json.loads(work["item"]))
         outcomes = evaluate_item(self.model, item, self.rows(item), self.request, self.device, self.threads)
         results.write_table(work["part"], results.part_table(item, outcomes))
-        return {"name": item.name, "objects": len(item.places)}
+        return {"name": f"{item.dataset} {item.setting.label}", "objects": len(item.places)}
 
 
 def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejected: pa.Table) -> dict[str, Any]:

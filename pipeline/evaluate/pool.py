@@ -166,6 +166,7 @@ def through_actors(
     waiting, tries, lost = deque(todo), Counter[int](), 0
     running: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by the promise of a result: who makes it, from what
 
+    print(f"starting {actors} inference actor(s), which load the model", flush=True)
     with watching(rules.hang_seconds) as signs:
         shape = (model.uri, model.sha256, rules.gpu, math.ceil(actors / nodes), signs)
 

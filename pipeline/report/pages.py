@@ -9,27 +9,23 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pipeline import storage
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, to_html, to_markdown
 
 FIGURES = "report-figures"
 
 
-def write_pages(out: str | Path, title: str, blocks: Sequence[Block]) -> list[Path]:
-    """Write a report into a local folder: report.md with its pictures beside it, and report.html in one file.
+def write_pages(out: str | Path, title: str, blocks: Sequence[Block]) -> dict[str, bytes]:
+    """Write a report into a folder (local path or URI): report.md with its pictures beside it, and report.html.
 
     Returns:
-        The files written.
+        Content of the files by name below `out`.
     """
-    out = Path(out)
-    files = {
-        out / "report.md": to_markdown(blocks, FIGURES).encode(),
-        out / "report.html": to_html(blocks, title).encode(),
-    }
-    files |= {out / FIGURES / block.name: block.data for block in blocks if isinstance(block, Picture)}
-    for path, data in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return list(files)
+    files = {"report.md": to_markdown(blocks, FIGURES).encode(), "report.html": to_html(blocks, title).encode()}
+    files |= {f"{FIGURES}/{block.name}": block.data for block in blocks if isinstance(block, Picture)}
+    for name, data in files.items():
+        storage.write_bytes(storage.join(str(out), name), data)
+    return files
 
 
 def plot(figure: Figure, name: str, caption: str) -> Picture:

@@ -87,17 +87,17 @@ def _in_turns(lists: Sequence[Sequence[Any]], count: int) -> list[Any]:
 
 def write_report(
     out: str | Path, summary: Mapping[str, Any], objects: pa.Table, pictures: Sequence[ObjectPicture]
-) -> list[Path]:
+) -> dict[str, bytes]:
     """Write the report of an evaluation.
 
     Args:
-        out: local folder.
+        out: folder (local path or URI).
         summary: content of `summary.json`.
         objects: table of `objects.parquet`.
         pictures: strips of the objects of `pick_objects`.
 
     Returns:
-        The files written: report.md, report.html and the pictures of report.md.
+        Content of the files, report.md, report.html and the pictures of report.md, by name below `out`.
     """
     name = summary["checkpoint"]["uri"].rstrip("/").rsplit("/", 1)[-1]
     title = f"Evaluation of {name}"

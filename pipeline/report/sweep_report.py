@@ -23,27 +23,27 @@ UNLIKELY = 0.05  # chance below which a spread is marked
 
 def describe_setting(setting: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """A setting in words: the values that differ from the base, or "as published"."""
-    short = short_names(setting)
+    short = shortened([*setting, *base])
     changed = [f"{short[n]} {shown(v)}" for n, v in setting.items() if n not in base or base[n] != v]
     return ", ".join(changed) or "as published"
 
 
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Dotted names by themselves, without their group where no other of them ends in the same way."""
-    ends = {name: name.split(".", 1)[-1] for name in names}
-    often = Counter(ends.values())
-    return {name: end if often[end] == 1 else name for name, end in ends.items()}
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Dotted names without their groups, where that leaves them different: loss.gamma beside clicks.gamma stays."""
+    rests = {name: name.partition(".")[2] or name for name in names}
+    count = Counter(rests.values())
+    return {name: rest if count[rest] == 1 else name for name, rest in rests.items()}
 
 
-def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> list[Path]:
+def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> dict[str, bytes]:
     """Write the report of a sweep of either kind.
 
     Args:
-        out: local folder.
+        out: folder (local path or URI).
         summary: content of the sweep's `summary.json`.
 
     Returns:
-        The files written.
+        Content of the files by name below `out`.
     """
     trials = [Trial.from_dict(row) for row in summary["trials"]]
     objectives = [OBJECTIVES[name] for name in summary["objectives"]]
@@ -232,7 +232,7 @@ def _table(trials: Sequence[Trial], objectives: Sequence[Objective], searched: M
         values = {**t.values, **t.setting}
         cells = [f"#{t.id}", t.name, t.state, *(shown(values[n]) if n in values else ABSENT for n in names)]
         rows.append([*cells, *(_figure(t, o) for o in figures), f"{t.seconds:.1f}"])
-    head = ["trial", "name", "state", *short_names(names).values(), *(o.name for o in figures), "s"]
+    head = ["trial", "name", "state", *shortened(names).values(), *(o.name for o in figures), "s"]
     groups = [("", 3), ("setting ", len(names)), ("figures ", len(figures) + 1)]
     marks = {"failed": "bad", "stopped": "none"}
     return Table(head, rows, text_columns=3, groups=groups, marks=marks)

@@ -143,10 +143,10 @@ class Run:
         """Log a text file; credentials in it are masked."""
         self._artifact(mask_uris(text).encode(), name)
 
-    def file(self, path: str | Path, folder: str = "") -> None:
-        """Log a local file. Its content is taken now: it may change or go away afterwards."""
-        path = Path(path)
-        self._artifact(path.read_bytes(), f"{folder}/{path.name}" if folder else path.name)
+    def files(self, contents: Mapping[str, bytes]) -> None:
+        """Log files by name; a name may have folders."""
+        for name, data in contents.items():
+            self._artifact(data, name)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything is sent, at most `timeout` seconds. Returns whether it was."""

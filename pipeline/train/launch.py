@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from pipeline.config import io as config_io
 from pipeline.engine import stop as stop_signals
 from pipeline.engine.capacity import check_workers
 from pipeline.engine.preflight import await_machines, capacity, check_everywhere
-from pipeline.engine.watch import watching
+from pipeline.engine.progress import duration
+from pipeline.engine.watch import QUIET_SECONDS, watching
 from pipeline.errors import Unavailable, UserError, user_error_in
 from pipeline.model.start import is_uri
 from pipeline.train.loop import Validate, train_worker
@@ -96,11 +98,18 @@ def fit(
     failures: list[Exception] = []
 
     def listen() -> None:
+        begun = told = time.monotonic()
+        deliver([Event("phase", 0, f"starting {run.train.workers} training worker(s)")], on_event, failures)
+        heard = False
         while True:
             last = ended.wait(LISTEN_SECONDS)
             if wish.is_set():
                 relay.stop.remote()
             events = ray.get(relay.take.remote())
+            heard, now = heard or bool(events), time.monotonic()
+            if not heard and now - told > QUIET_SECONDS:
+                told, text = now, f"the workers have not started after {duration(now - begun)}: machines or imports"
+                deliver([Event("phase", 0, text)], on_event, failures)
             deliver(events, on_event, failures)
             if events:
                 relay.dealt_with.remote(len(events))

@@ -82,6 +82,9 @@ def train_worker(job: dict[str, Any]) -> None:
         after=lambda step, uri: ray.get(job["relay"].put.remote(Event("checkpoint", step, uri))),
     )
     wishes = _Wishes(job["relay"], rank)
+    first = state.step
+    if rank == 0:
+        job["relay"].put.remote(Event("phase", first, f"the workers are there; samples of step {first + 1} are made"))
     leaving = False  # a machine of this group is about to be taken away: save at every look
 
     if state.step == 0 and not latest:
@@ -100,6 +103,8 @@ def train_worker(job: dict[str, Any]) -> None:
         consumed = run.train.micro_batch(world) * run.train.accumulate
         state.position = order.advance(state.position, world, consumed, run.data.chunk)
         ended = state.step == run.total_steps
+        if rank == 0 and step == first:
+            job["relay"].put.remote(Event("phase", state.step, f"step {state.step} is done"))
         if step == 0 and rank == 0:
             _send_pictures(job, state.step, batch, result)
         logs = state.step % run.train.log_every == 0 or ended

@@ -14,7 +14,7 @@ class Event:
     """News for the driver.
 
     Attributes:
-        kind: metrics, pictures, save (write down what was told so far) or checkpoint.
+        kind: metrics, pictures, save (write down what was told so far), checkpoint or phase (what begins, in words).
     """
 
     kind: str

@@ -234,4 +234,4 @@ class SweepActor(InferenceActor):
             self.model, chunk, self.rows(chunk), settings, self.rules, self.batch_size, self.device, self.threads
         )
         results.write_table(work["part"], table)
-        return {"name": chunk.name, "objects": len(chunk.places)}
+        return {"name": chunk.dataset, "objects": len(chunk.places)}

@@ -103,8 +103,8 @@ def check(request: IclRequest) -> CheckedIcl:
     grace = request.grace or max(1, steps // 9)
     if grace >= steps and request.reduction > 1:
         raise UserError(
-            f"No trial can be stopped early: --grace is {grace} steps, and a trial trains {steps}. Give a "
-            "smaller --grace, longer trials (--train.steps), or --reduction 1."
+            f"No trial can be stopped early: --grace is {grace} steps, and a trial trains {steps}. Give a smaller "
+            "--grace, longer trials (--train.steps), or --reduction 1."
         )
     run = config_io.replace(run, **{"train.val_every": grace})
     space = build("icl", run, icl_defaults(run), request.words, request.only)

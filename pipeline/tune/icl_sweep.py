@@ -133,16 +133,14 @@ class IclSweep:
         return number, self.proposals[number]
 
     def _propose(self, number: int) -> Proposal | None:
-        checked = self.checked
+        checked, request = self.checked, self.checked.request
         taken = {key_of(proposal.setting) for proposal in self.proposals.values()}
         first = [p for p in checked.first if key_of(p.setting) not in taken]
         if first:
             return first[0]
-        request = checked.request
         planned = [self.proposals[number] for number in self.unfinished]
-        found = propose(
-            checked.space, checked.objectives, request.search, request.seed, number, self.trials, planned, 1
-        )
+        space, objectives = checked.space, checked.objectives
+        found = propose(space, objectives, request.search, request.seed, number, self.trials, planned, 1)
         return found[0] if found else None
 
     def ended(self, number: int, result: dict[str, Any], error: str = "") -> None:

@@ -74,7 +74,7 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the training run has its own
-            callbacks=[TrialRecorder(sweep)],
+            callbacks=[_TrialRecorder(sweep)],
             verbose=0,
         ),
     )
@@ -109,18 +109,18 @@ def _tell(scheduler: ASHAScheduler, trial: Trial) -> None:
     scheduler.on_trial_remove(nobody, known)
 
 
-class NotPickled:
+class _NotPickled:
     """Belongs to this process: what Tune writes down of itself, which nobody reads, goes without it."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> NotPickled:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _NotPickled:
         return self
 
 
-class _Proposer(NotPickled, Searcher):
-    """Tune's view of what is tried next; results reach the sweep through `TrialRecorder`."""
+class _Proposer(_NotPickled, Searcher):
+    """Tune's view of what is tried next; results reach the sweep through `_TrialRecorder`."""
 
     def __init__(self, sweep: IclSweep) -> None:
         objectives = sweep.checked.objectives
@@ -138,7 +138,7 @@ class _Proposer(NotPickled, Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-class TrialRecorder(NotPickled, tune.Callback):
+class _TrialRecorder(_NotPickled, tune.Callback):
     """Hears from Tune how trials get on."""
 
     def __init__(self, sweep: IclSweep) -> None:

@@ -57,7 +57,9 @@ def objectives_of(names: Sequence[str], target_iou: float = 1.0) -> list[Objecti
         raise UserError(f"--objectives takes one or more different words of {', '.join(OBJECTIVES)}.")
     for name in names:
         if name not in OBJECTIVES:
-            raise UserError(f"There is no objective {name!r}.{did_you_mean(name, OBJECTIVES)}")
+            raise UserError(
+                f"There is no objective {name!r}.{did_you_mean(name, OBJECTIVES)} Objectives: {', '.join(OBJECTIVES)}."
+            )
         if name.startswith("noc") and int(name[3:]) > 100 * target_iou + 1e-9:
             raise UserError(f"Objects end at IoU {target_iou}, so {name} is not known; raise --target-iou.")
     return [OBJECTIVES[name] for name in names]

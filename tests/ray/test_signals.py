@@ -83,6 +83,7 @@ def test_ctrl_c_in_training_saves_and_the_same_command_continues(data: str, tmp_
     assert job.end() == 130, job.said
     assert "stopping: saving what is done" in job.said and "Traceback" not in job.said
     saved = step_of(find_checkpoint(out))
+    assert f"{saved} of 2000 steps are done; the same command continues" in (tmp_path / "run" / "report.md").read_text()
     assert saved >= 5 and f"stopped at step {saved}: {out} is saved, and the same command continues it" in job.said
 
     again = Terminal(*command)

@@ -59,6 +59,9 @@ def test_a_run_leaves_what_it_promises(clean_run: Path) -> None:
     assert [row["step"] for row in lines if "train/loss" in row] == [2, 4, 6, 8]
     assert [row["step"] for row in lines if "val/noc90" in row] == [4, 8]
     assert list((clean_run / "pictures").glob("samples_*.png"))
+    report = (clean_run / "report.md").read_text()
+    assert f"All {STEPS} steps are done" in report and "learning_curves.png" in report and "Validation" in report
+    assert f"Step {STEPS}. Predictions" in (clean_run / "report.html").read_text()
     model, info = load_model(str(clean_run))
     assert info.step == STEPS
     assert info.mlflow_run

@@ -135,6 +135,8 @@ def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, 
     assert first.over_budget and ray.get(first.wishes.stopping.remote())
     first.ended(0, {"ended": False, "done": True})
     assert first.trials == [] and first.next() is None
+    found = first._ended(0, {"ended": True}, "an error")
+    assert found is not None and (found.state, found.error) == ("failed", "an error")
     first.keep_spent()
     again = sweep("2")
     assert not again.wants_more, "the hours are those of all commands"

@@ -43,7 +43,7 @@ def test_a_stopped_task_and_one_that_stands_still_are_ended_and_run_again(ray_se
         }
         ray.get(list(asked.values()), timeout=120)
     assert len(said) == 2
-    silent, still = sorted(said, key=lambda text: "stopped" not in text)
+    silent, still = sorted(said, key=lambda text: str(tmp_path / "stopped") not in text)
     assert "has given no sign of life for" in silent and f"working on {tmp_path / 'stopped'}" in silent
     assert "has not moved on for" in still and f"working on {tmp_path / 'still'}" in still
     assert all("It was killed, and is started again." in text for text in said)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.readers import open_reader
-from pipeline.data.readers.layouts import other_layout
+from pipeline.data.readers import SOURCES, open_reader
+from pipeline.data.readers.layouts import LOOKS, other_layout
 from pipeline.errors import UserError
 
 
@@ -24,6 +24,10 @@ def test_sources_in_any_case_and_roots_in_another_layout(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     assert "is empty" in other_layout("voc-grey", str(tmp_path / "empty"))
     assert other_layout("voc", str(tmp_path / "absent")) == ""
+
+
+def test_every_source_is_explained() -> None:
+    assert LOOKS.keys() == SOURCES.keys()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.report_example import HOSTILE, SETTINGS, SIZES, objects_table, pictur
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[Path]]:
+def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, bytes]]:
     rng = np.random.default_rng(0)
     objects = objects_table(rng)
     summary = summary_of(objects)
@@ -48,16 +48,16 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_files(example: tuple[Path, dict[str, Any], list[Path]]) -> None:
+def test_files(example: tuple[Path, dict[str, Any], dict[str, bytes]]) -> None:
     out, _, files = example
-    assert {p.name for p in files} >= {"report.md", "report.html", "iou.png", "noc.png", "refinement.png"}
-    assert all(p.is_file() for p in files)
+    assert {Path(p).name for p in files} >= {"report.md", "report.html", "iou.png", "noc.png", "refinement.png"}
+    assert all((out / name).read_bytes() == data for name, data in files.items())
     linked = re.findall(r"\]\((report-figures/[^)]+)\)", (out / "report.md").read_text())
     assert len(linked) == len(files) - 2
     assert all((out / name).is_file() for name in linked)
 
 
-def test_page_is_whole_and_asks_for_nothing(example: tuple[Path, dict[str, Any], list[Path]]) -> None:
+def test_page_is_whole_and_asks_for_nothing(example: tuple[Path, dict[str, Any], dict[str, bytes]]) -> None:
     page = Page((example[0] / "report.html").read_text())
     assert page.open == []
     names = [tag for tag, _ in page.tags]
@@ -69,7 +69,7 @@ def test_page_is_whole_and_asks_for_nothing(example: tuple[Path, dict[str, Any],
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
 
 
-def test_hostile_text_is_shown_as_it_is(example: tuple[Path, dict[str, Any], list[Path]]) -> None:
+def test_hostile_text_is_shown_as_it_is(example: tuple[Path, dict[str, Any], dict[str, bytes]]) -> None:
     page = Page((example[0] / "report.html").read_text())
     assert page.text.count(HOSTILE) >= 2  # the command and a reason of rejection
     markdown = (example[0] / "report.md").read_text()
@@ -77,7 +77,7 @@ def test_hostile_text_is_shown_as_it_is(example: tuple[Path, dict[str, Any], lis
     assert "<script>" not in outside_code and "[x](y)" not in outside_code
 
 
-def test_figures_are_those_of_the_summary(example: tuple[Path, dict[str, Any], list[Path]]) -> None:
+def test_figures_are_those_of_the_summary(example: tuple[Path, dict[str, Any], dict[str, bytes]]) -> None:
     out, summary, _ = example
     markdown = (out / "report.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines() if line.startswith("|")]

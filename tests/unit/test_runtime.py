@@ -51,6 +51,20 @@ def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None
     assert line.endswith("last note\n")
 
 
+def test_rates_leave_out_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    progress = Progress("training", 1000, "steps", done=100)
+    for at, steps in ((100.0, 10), (120.0, 40), (140.0, 40)):
+        now = at
+        progress.update(steps)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 110/1000 steps",
+        "training: 150/1000 steps, 2.0/s, 7m05s left",
+        "training: 190/1000 steps, 2.0/s, 6m45s left",
+    ]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text

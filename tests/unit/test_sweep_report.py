@@ -23,7 +23,7 @@ def test_the_report_says_what_was_found(tmp_path: Path) -> None:
     summary = sweep_summary()
     files = write_sweep_report(tmp_path, summary)
     names = {"pareto.png", "importances.png", "parallel-noc90.png", "parallel-passes.png"}
-    assert {f.name for f in files} == names | {"report.md", "report.html"}
+    assert {Path(f).name for f in files} == names | {"report.md", "report.html"}
     text = (tmp_path / "report.md").read_text()
     for words in ("24 trials (23 done, 1 failed)", "6000 forward passes were computed", "8000: 25.0% were saved"):
         assert words in text
@@ -53,6 +53,8 @@ def test_settings_in_words() -> None:
     assert describe_setting({"loss.weights": (1.0, 2.0)}, {}) == "weights [1, 2]"
     alike = {"loss.gamma": 2.0, "clicks.gamma": 0.1 * 3, "seed": 1}
     assert describe_setting(alike, {}) == "loss.gamma 2, clicks.gamma 0.3, seed 1"
+    both = {"loss.gamma": 0.5, "clicks.gamma": 0.8, "optim.lr": 1e-4}
+    assert describe_setting(both, {**both, "loss.gamma": 1.0, "optim.lr": 1.0}) == "loss.gamma 0.5, lr 0.0001"
 
 
 def test_plots_leave_no_trace_in_pyplot() -> None:
@@ -105,7 +107,7 @@ def test_an_icl_sweep_with_an_unfinished_trial(tmp_path: Path, capsys: pytest.Ca
     assert groups == [(1, 9.0), (1, 9.0), (1, 20.0)]  # by step 5, which all three reached
     write_settings(str(tmp_path), summary, trials, space, objectives)
     assert json.loads((tmp_path / "settings" / "trial-0002.json").read_text())["values"]["optim.lr"] == 1e-4
-    files = {f.name for f in write_sweep_report(tmp_path, summary)}
+    files = {Path(f).name for f in write_sweep_report(tmp_path, summary)}
     assert {"history-noc80.png", "history-iou1.png", "pareto.png"} <= files
     text = (tmp_path / "report.md").read_text()
     assert "At steps 5 a trial goes on" in text and "validation at step 5, the last" in text

@@ -43,7 +43,7 @@ def test_everything_arrives(store: config.Tracking, tmp_path: Path, monkeypatch:
         run.metrics({"grabcut/NoC@90": 1.5, "undefined": float("nan")})
         run.image(np.full((8, 8, 3), (255, 0, 0), np.uint8), "samples/step_1.png")
         run.text("{}", "config.json")
-        run.file(tmp_path / "notes.txt", "docs")
+        run.files({"docs/notes.txt": (tmp_path / "notes.txt").read_bytes()})
         (tmp_path / "notes.txt").unlink()
     client = MlflowClient(store.uri)
     assert run.run_id

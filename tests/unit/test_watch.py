@@ -83,18 +83,19 @@ def test_idle_and_waiting_processes_may_stand_still(watched: Watched) -> None:
     assert watched.pass_time(STILL + 2 * BEAT_SECONDS, alone, idle, waiting) == ["an actor"]
 
 
-def test_a_long_wait_is_told_once_each_time_it_gets_longer(watched: Watched) -> None:
-    waiting = replace(RANK, waiting=True, doing="waiting for the samples of step 1")
+@pytest.mark.parametrize("waiting", [True, False])
+def test_what_takes_long_is_told_once_each_time_it_gets_longer(watched: Watched, waiting: bool) -> None:
+    sign = replace(RANK, waiting=waiting, doing="waiting for the samples of step 1")
     said: list[str] = []
     for _ in range(30):
-        watched.pass_time(BEAT_SECONDS, waiting)
-        said += [hung.text for hung in watched.signs.waits(SILENT)]
-    assert len(said) == 2
+        watched.pass_time(BEAT_SECONDS, sign, replace(sign, pid=11, milestone=sign.milestone + 1, waiting=False))
+        said += [hung.text for hung in watched.signs.quiet(SILENT)]
+    assert len(said) == 2, "the other one of the group, which is ahead and waits for this one, is not named"
     assert (
         "rank 0 (process 10 on host) has not moved on for 65 s; last it was waiting for the samples of step 1" in said
     )
-    watched.pass_time(BEAT_SECONDS, replace(waiting, moves=2))
-    assert watched.signs.waits(SILENT) == []
+    watched.pass_time(BEAT_SECONDS, replace(sign, moves=2))
+    assert watched.signs.quiet(SILENT) == []
 
 
 def test_after_the_whole_machine_stood_still_nobody_is_hung(watched: Watched) -> None:

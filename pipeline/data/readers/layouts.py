@@ -29,6 +29,24 @@ SIGNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sstem": ((r"raw/", r"mitochondria/"),),
     "oaizib": ((r"test/",),),
 }
+LOOKS = {
+    "coco-lvis": "train2017/ val2017/ annotations/ of COCO panoptic and LVIS v1, under their published names",
+    "merged": "train/ and val/, each images/ masks/*.pickle hannotation.pickle (COCO+LVIS as CFR-ICL publishes it)",
+    "sbd": "img/ inst/*.mat train.txt val.txt",
+    "voc": "JPEGImages/ SegmentationObject/ ImageSets/Segmentation/ of PASCAL VOC 2012",
+    "voc-grey": "as voc, its masks read by grey values as in the published evaluations",
+    "coco-instances": "images/ and annotations.json in COCO's format, or an export of CVAT, Label Studio, Roboflow",
+    "synthetic": "no files: pictures are drawn (--root names the folder that they are drawn into)",
+    "folder": "your own: images/ masks/ or img/ gt/, a mask named as its image (NAME_1, NAME_2: more objects)",
+    "grabcut": "data_GT/ boundary_GT/",
+    "berkeley": "images/ masks/, the masks grey as those of grabcut",
+    "davis": "img/ gt/",
+    "coco-mval": "img/ gt/",
+    "brats": "image/ annotation/",
+    "sstem": "raw/ mitochondria/",
+    "oaizib": "test/image/ test/annotations/",
+}
+"""What lies in the root of each source, for `jobs.prepare --help`."""
 ALIKE = {"voc-grey": "voc"}
 SHOWN = 8
 
