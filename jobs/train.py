@@ -31,7 +31,7 @@ from pipeline.tracking.run import resolve_tracking
 from pipeline.train.launch import fit
 from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.train.state import complete_checkpoints, step_of
-from pipeline.tune.best import read_setting
+from pipeline.tune.setting_file import read_setting
 
 
 def recipe_and_start(args: list[str], doc: str) -> tuple[str, config.TrainConfig, list[str]]:
