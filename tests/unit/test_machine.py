@@ -152,7 +152,9 @@ def test_too_few_open_files() -> None:
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
-    code = "import os, sys; sys.path.insert(0, os.getcwd()); from pipeline.engine import machine; os.mkdir(sys.argv[1])\n"
+    code = (
+        "import os, sys; sys.path.insert(0, os.getcwd())\nfrom pipeline.engine import machine; os.mkdir(sys.argv[1])\n"
+    )
     code = code.replace("sys.argv[1]", repr(str(tmp_path / "x")))
     code += f"os.chdir({str(tmp_path / 'x')!r}); os.rmdir({str(tmp_path / 'x')!r})\n"
     code += "try: machine.check_working_folder()\nexcept Exception as e: print(type(e).__name__, e)"
