@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from pipeline.config import Cfr, Eval
-from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import Session
 from pipeline.evaluate.metrics import IOU_LEVELS, noc, summarize
-from pipeline.evaluate.shared import evaluate_shared
+from pipeline.evaluate.shared import ObjectResult, Target, evaluate_shared
 from pipeline.evaluate.zoom import Box
 from pipeline.model.checkpoints import load_model
 

@@ -17,11 +17,12 @@ from pipeline.config import Cfr, Eval
 from pipeline.data.images import decode_sample
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.errors import UserError
-from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.job import Evaluation, evaluate
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
 from pipeline.evaluate.request import Request, check
 from pipeline.evaluate.results import OBJECTS, clicks_of
+from pipeline.evaluate.shared import ObjectResult, Target
 from pipeline.evaluate.views import view
 from pipeline.model.checkpoints import load_model
 from tests.conftest import Exits
@@ -147,7 +148,7 @@ def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_ses
     assert [(e["dataset"], e["objects"]) for e in done.summary["results"]] == [("davis", 4), ("blobs", 4)]
     assert done.summary["data"]["davis"] == {"uri": str(tmp_path / "raw" / "eval"), "source": "davis"}
     row = done.objects.to_pylist()[0]
-    seen = view(row, done.items, done.parts)
+    seen = view(row, done.units, done.parts)
     assert seen.image.shape == (96, 128, 3) and (seen.truth == 1).any()
     assert max(seen.masks) == len(row["iou"]) == len(seen.clicks)
     assert all(mask.shape == (96, 128) for mask in seen.masks.values())
