@@ -62,6 +62,7 @@ def evaluate_settings(
     threads: int = 1,
     observe: Observer | None = None,
     strict: bool = False,
+    overlap: bool = True,
 ) -> Iterator[SharedResult]:
     """Evaluate objects, each under all settings, yielding each when it ends (not in the order of `targets`).
 
@@ -76,13 +77,17 @@ def evaluate_settings(
         rules: click budget and target, the same for all.
         batch_size: passes computed together (each is two images when cfr.flip).
         device: of the model.
-        threads: helpers that compute clicks and IoUs beside the forward passes; 0: nothing overlaps.
+        threads: helpers that compute clicks and IoUs; 0: one, and no overlap.
         observe: called with (target's key, setting's name) and a session (`Observer`), from helper threads.
         strict: raise what a forward pass raises. Otherwise the settings that asked for it have failed on that object,
             the others go on, and a batch that raises is tried again pass by pass.
+        overlap: compute clicks beside forward passes. Without it, and with batch size 1, seconds are free of what
+            happens at the same time.
     """
     waiting = iter(targets)
-    lanes = 2 if threads > 0 else 1  # batches' worth of passes at once: one computed while the other's clicks are ended
+    lanes = (
+        2 if overlap and threads > 0 else 1
+    )  # batches' worth of passes at once: one computed while the other's clicks are ended
     with ThreadPoolExecutor(max(1, threads)) as pool:
         coming: deque[Future[Clicked]] = deque()
         flying: list[Clicked] = []

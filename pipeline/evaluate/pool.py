@@ -221,6 +221,8 @@ class ActorPool:
             promised = actor.evaluate.options(num_returns="streaming").remote(call)
             running[promised] = (actor, {unit.name: unit for unit in some})
 
+        if actors > len(self.idle):
+            print(f"starting {actors - len(self.idle)} inference actor(s), which load the model", flush=True)
         try:
             for _ in range(actors):
                 begin()
@@ -258,7 +260,6 @@ class ActorPool:
         rules, model = self.checked.request.rules, self.checked.checkpoint
         nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
         remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(InferenceActor)
-        print("starting an inference actor, which loads the model", flush=True)
         return remote.remote(model.uri, model.sha256, rules.gpu, math.ceil(self.most / nodes), self.signs)
 
 

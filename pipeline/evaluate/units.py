@@ -39,8 +39,8 @@ def evaluate_units(
         read: the encoded rows of a unit's row group; called for one unit after the other.
         settings: by number, see `results.OBJECTS`.
         threads: helpers beside the forward pass.
-        strict: keep masks for pictures, and raise what a forward pass raises (`batch.evaluate_settings`): an
-            evaluation, not a sweep.
+        strict: an evaluation, not a sweep: keep masks for pictures, raise what a forward pass raises, and compute
+            clicks beside forward passes, as seconds are no objective (`batch.evaluate_settings`).
     """
     found: list[list[Outcome]] = [[] for _ in units]
     masks: dict[tuple[Any, int], dict[int, bytes]] = {}
@@ -74,7 +74,8 @@ def evaluate_units(
             found[number] = []
 
     observe = keep_mask if strict else None
-    for one in evaluate_settings(model, targets(), settings, rules, batch_size, device, threads, observe, strict):
+    asked = (settings, rules, batch_size, device, threads, observe)
+    for one in evaluate_settings(model, targets(), *asked, strict=strict, overlap=strict):
         number, place = one.key
         kept = {setting: masks.pop((one.key, setting), {}) for setting in settings}
         found[number].append(Outcome(place, one.settings, kept))
