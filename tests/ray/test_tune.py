@@ -84,10 +84,12 @@ def parts(out: Path) -> dict[Path, int]:
 
 
 def test_a_sweep_gives_what_each_setting_gives_alone_and_continues(
-    made: Path, tmp_path: Path, ray_session: None
+    made: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     first = run(two_actors(request(made, out)))
+    printed = capsys.readouterr().out
+    assert "starting 2 inference actor(s)" in printed and printed.count("starting") == 1  # they stay for generation 1
     assert [t.name for t in first.trials[:4]] == ["CFR-0", "CFR-1", "CFR-4", "A-CFR-4"]
     assert [t.generation for t in first.trials] == [0, 0, 0, 0, 1, 1]
     assert {t.state for t in first.trials} == {"done"}

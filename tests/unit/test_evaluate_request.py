@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import Cfr, Eval, TrainConfig
-from pipeline.data.schema import ObjectInfo
+from pipeline.data.schema import ObjectInfo, Row
 from pipeline.errors import UserError
 from pipeline.evaluate import results
 from pipeline.evaluate.plan import OBJECTS, DataSet, Place, WorkUnit, open_dataset, plan
@@ -21,7 +21,7 @@ from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import default_crop, parse_data
 from pipeline.evaluate.units import evaluate_units
 from pipeline.model.checkpoints import CheckpointInfo, load_model
-from tests.made import SIDE, rows_of_blobs, write_checkpoint, write_dataset
+from tests.made import SIDE, Scripted, rows_of_blobs, write_checkpoint, write_dataset
 
 RULES = Eval(max_clicks=3)
 SETTINGS = [Setting(0, 1, False), Setting(2, 1, False)]
@@ -191,6 +191,22 @@ def test_bad_objects_are_set_aside_and_the_rest_merged(made: Path, tmp_path: Pat
         results.write_table(parts[units[0].name], wrong)
         with pytest.raises(UserError, match="other objects"):
             results.read_parts(units, parts, [0, 1])
+
+
+def test_batches_go_on_from_unit_to_unit(tmp_path: Path) -> None:
+    rows = rows_of_blobs(8, objects=1)
+    units = list(plan([open_dataset("blobs", write_dataset(tmp_path / "blobs", rows, rows_per_group=2), SIDE)]))
+    assert [len(unit.places) for unit in units] == [2] * 4
+    network, settings = Scripted(), {0: Cfr(crop=SIDE, flip=False)}
+    rules = Eval(max_clicks=3, full_curve=True)
+
+    def read(unit: WorkUnit) -> list[Row]:
+        return rows[2 * unit.group : 2 * unit.group + 2]
+
+    done = list(evaluate_units(network, units, read, settings, rules, 4, "cpu", 1, strict=True))
+    assert [unit for unit, _ in done] == units and network.calls == [4] * 6
+    for unit, part in done:
+        assert part["image_id"].to_pylist() == [place.image_id for place in unit.places]
 
 
 def test_figures_without_objects() -> None:
