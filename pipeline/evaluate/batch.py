@@ -85,9 +85,8 @@ def evaluate_settings(
             happens at the same time.
     """
     waiting = iter(targets)
-    lanes = (
-        2 if overlap and threads > 0 else 1
-    )  # batches' worth of passes at once: one computed while the other's clicks are ended
+    overlap = overlap and threads > 0
+    lanes = 2 if overlap else 1  # batches' worth of passes: one is computed while the other's clicks are ended
     with ThreadPoolExecutor(max(1, threads)) as pool:
         coming: deque[Future[Clicked]] = deque()
         flying: list[Clicked] = []
@@ -104,12 +103,14 @@ def evaluate_settings(
                 coming.append(pool.submit(begin, target, settings, rules, device, decoding))
 
         while True:
-            prepare()
+            if overlap:
+                prepare()
             while len(queue) < batch_size:
                 room = len(flying) < lanes or sum(one.round for one in flying) < lanes * batch_size
+                if room:
+                    prepare()
                 if room and coming:
                     one = coming.popleft().result()
-                    prepare()
                     flying.append(one)
                 elif resting:
                     one = resting.popleft()
