@@ -31,7 +31,7 @@ from pipeline.evaluate.job import evaluate
 from pipeline.evaluate.request import Request, check, on_device
 from pipeline.evaluate.sources import parse_data
 from pipeline.report.compare import Earlier, read_earlier
-from pipeline.tune.best import read_setting
+from pipeline.tune.setting_file import read_setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pipeline.report.compare import Earlier, differences
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import object_strip
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
-from pipeline.report.tracking import Run, open_run, resolve_tracking
+from pipeline.tracking.run import Run, open_run, resolve_tracking
 
 
 class EvaluationLog:

@@ -16,9 +16,9 @@ from jobs.prepare import Parser
 from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
-from pipeline.report.places import kept_spools, spools_of
-from pipeline.report.spool import Waiting
-from pipeline.report.sync import sync
+from pipeline.tracking.places import kept_spools, spools_of
+from pipeline.tracking.spool import Waiting
+from pipeline.tracking.sync import sync
 
 
 def parse(args: list[str]) -> argparse.Namespace:

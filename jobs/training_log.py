@@ -20,9 +20,9 @@ from pipeline.model.checkpoints import read_state
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
 from pipeline.report.plots import learning_curves
-from pipeline.report.tracking import open_run
 from pipeline.report.training_report import shown, write_training_report
-from pipeline.train.relay import Event
+from pipeline.tracking.run import open_run
+from pipeline.train.mailbox import Event
 from pipeline.train.run_folder import MetricsFile
 from pipeline.train.state import complete_checkpoints, step_of
 

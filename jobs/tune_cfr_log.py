@@ -11,7 +11,7 @@ from pipeline import config
 from pipeline.evaluate.results import passes
 from pipeline.tune.cfr_request import CheckedSweep, identity
 from pipeline.tune.cfr_sweep import Sweep, by_object, rows_of
-from pipeline.tune.outcome import summary_of
+from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import Trial, paired_difference, split
 
 

@@ -27,9 +27,10 @@ from pipeline.engine import lease, stop
 from pipeline.engine.connect import connect
 from pipeline.engine.device import free_gpus, takes_gpu
 from pipeline.errors import UserError
-from pipeline.tune.icl_request import IclRequest, IclSearch, check
+from pipeline.tune.icl_request import IclRequest, check
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_tuner import run
+from pipeline.tune.proposals import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,12 @@ class Args:
     space: tuple[str, ...] = ()  # NAME=SPEC: search a name in another range, another name too, or fix it
     only: bool = False  # Search only the names of --space, not the rest of the default space
     point: tuple[str, ...] = ()  # "NAME=VALUE NAME=VALUE ...": settings to try right after the published one
-    search: IclSearch = "tpe"  # tpe and random propose through Optuna; grid takes every setting
+    search: Search = "tpe"  # tpe and random propose through Optuna; grid takes every setting of the space
     objectives: tuple[str, ...] = ("noc90",)  # Of noc80 noc85 noc90 iou1 iou3 iou5; the first decides early stopping
     search_seed: int = 0  # Of the search; --seed is that of the training
-    grace: int = 0  # Steps between validations (for train.val_every), before a trial may be stopped; 0: a ninth
+    grace: int = 0
+    """Steps between validations (for train.val_every), which are those before a trial may be stopped; 0: a ninth of the
+    run."""
     reduction: int = 3  # Of the trials at a rung, one in so many goes on; 1: none is stopped early
     concurrent: int = 0  # Trials at once; 0: as many as the cluster holds
     hours: float = 0.0  # End the sweep after so many hours of work; 0: no limit

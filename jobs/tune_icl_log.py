@@ -15,7 +15,7 @@ from pipeline.config import io as config_io
 from pipeline.tune.icl_request import CheckedIcl, identity
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import OpenLog
-from pipeline.tune.outcome import summary_of
+from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import Trial
 
 

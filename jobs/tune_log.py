@@ -13,8 +13,8 @@ from pipeline.errors import UserError
 from pipeline.report.environment import describe_environment
 from pipeline.report.sweep_history import indistinct
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
-from pipeline.report.tracking import Run, open_run, resolve_tracking
-from pipeline.tune.best import BEST, write_settings
+from pipeline.tracking.run import Run, open_run, resolve_tracking
+from pipeline.tune.setting_file import BEST, write_settings
 from pipeline.tune.spaces import Space
 from pipeline.tune.trials import Objective, Trial
 

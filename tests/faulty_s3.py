@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline import storage
+from pipeline.storage import s3_client, s3_conditions
+
 ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
 WRITING = ("PUT", "POST", "DELETE")
 HOP = {"connection", "transfer-encoding", "keep-alive"}
+
+
+def forget_clients() -> None:
+    """Have storage build its clients anew, from the environment as it is now."""
+    s3_client.forget()
+    for cached in (s3_conditions.conditional, storage._arrow):
+        cached.cache_clear()
 
 
 class FaultyS3:

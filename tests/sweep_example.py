@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Cfr, TrainConfig
-from pipeline.tune.outcome import summary_of
 from pipeline.tune.proposals import Proposal, published, setting_of
 from pipeline.tune.search import propose
 from pipeline.tune.spaces import build, cfr_defaults
+from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import OBJECTIVES, Trial
 from tests.report_example import HOSTILE
 

@@ -146,13 +146,17 @@ def decode_image(data: bytes, strict: bool = False) -> np.ndarray:
     return decode(data, cv2.IMREAD_COLOR_RGB, strict)
 
 
-def exif_orientation(data: bytes) -> int:
-    """How the file says that its pixels are to be turned (EXIF, 1 to 8); 1 where it says nothing that can be read."""
+def exif_orientation(data: bytes, unread: int = 1) -> int:
+    """How the file says that its pixels are to be turned (EXIF, 1 to 8); 1 where it says nothing.
+
+    Args:
+        unread: what to return when its EXIF block cannot be read.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF makes Pillow raise nearly anything, and OpenCV ignore it
-        return 1
+        return unread
     return value if value in _TURNS else 1
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray._private import services
+from ray._private import worker as ray_worker
 
 from pipeline.engine import machine, stop
 from pipeline.errors import Unavailable, UserError
+from pipeline.redact import mask_uris
+
+MESSAGE = 400  # characters kept of a message of the engine
 
 
 def connect(min_cpus: int = 4) -> None:
@@ -49,6 +54,7 @@ def connect(min_cpus: int = 4) -> None:
 
 def _start(address: str, min_cpus: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray_worker.print_to_stdstream = tell_plainly
     with _apart():
         if address:
             ray.init(address=address, **quiet)
@@ -61,6 +67,21 @@ def _start(address: str, min_cpus: int) -> None:
             _temp_dir=machine.engine_folder(),
             **quiet,
         )
+
+
+def tell_plainly(message: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """Print what the engine's daemon tells a driver: one plain line on stderr, in place of coloured paragraphs.
+
+    That it has started more processes than it has CPUs is no news: our helper processes wait, and take no CPU.
+
+    Args:
+        message: "lines": texts.
+        ignore_prefix: as the engine calls it; not used.
+    """
+    for text in message["lines"]:
+        line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+        if line and "worker processes have been started on node" not in line:
+            print(f"engine: {mask_uris(line)[:MESSAGE]}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

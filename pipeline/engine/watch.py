@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ BEAT_SECONDS = 5.0  # between two signs of a process, and between two looks at t
 QUIET_SECONDS = 30.0  # with the same thing being done, after which it is told what that is
 SILENT_SECONDS = 60.0  # without a sign, after which a process counts as stopped or cut off
 STILL_SECONDS = 600.0  # default: with signs, but the same thing being done
+TRIES = 4  # of killing one process
 KILL_SECONDS = 30.0  # that killing may take; then the process's machine does not answer either
 
 IDLE = ""
@@ -124,10 +126,11 @@ class Signs:
     def quiet(self, seconds: float) -> list[Hung]:
         """Processes that do, or wait for, one thing for so many seconds more since this was last said of them.
 
-        Of a group only who is behind.
+        Of a group only who is behind; none of those that give no sign, which `overdue` finds.
         """
         now = self._clock()
         found = [h for h in self._heard.values() if h.sign.doing and now - max(h.moved, h.told) > seconds]
+        found = [h for h in found if now - h.at <= 2 * BEAT_SECONDS]
         found = [h for h in found if h.sign.waiting or h.sign.milestone <= self._behind(h.sign)]
         for heard in found:
             heard.told = now
@@ -227,12 +230,15 @@ def watching(still: float, say: Callable[[str], None] | None = None) -> Iterator
 
 def _watch(signs: Any, still: float, ended: threading.Event, say: Callable[[str], None]) -> None:
     silent = min(SILENT_SECONDS, still)
+    tries = Counter[tuple[str, int, int]]()
     while not ended.wait(BEAT_SECONDS):
         try:
             for hung in ray.get(signs.overdue.remote(silent, still), timeout=KILL_SECONDS):
-                end(hung, say)
-                ray.get(signs.forget.remote(hung.sign.process), timeout=KILL_SECONDS)
-            for hung in ray.get(signs.quiet.remote(min(QUIET_SECONDS, still)), timeout=KILL_SECONDS):
+                tries[hung.sign.process] += 1
+                gone = end(hung, say)
+                if gone or tries[hung.sign.process] == TRIES:
+                    ray.get(signs.forget.remote(hung.sign.process), timeout=KILL_SECONDS)
+            for hung in ray.get(signs.quiet.remote(QUIET_SECONDS), timeout=KILL_SECONDS):
                 say(hung.text)
         except GetTimeoutError:
             continue
@@ -240,18 +246,23 @@ def _watch(signs: Any, still: float, ended: threading.Event, say: Callable[[str]
             return
 
 
-def end(hung: Hung, say: Callable[[str], None]) -> None:
-    """Kill a process on whatever machine it is; one that is gone already is passed over in silence."""
+def end(hung: Hung, say: Callable[[str], None]) -> bool:
+    """Kill a process on whatever machine it is; one that is gone already is passed over in silence.
+
+    Returns:
+        False when its machine did not answer: it is cut off, and the engine will give it up, or too busy.
+    """
     there = NodeAffinitySchedulingStrategy(hung.sign.node, soft=False)
     task: Any = ray.remote(kill)
     try:
         asked = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
         killed = ray.get(asked.remote(hung.sign.pid, hung.sign.started), timeout=KILL_SECONDS)
-    except RayError:  # the machine is gone or cut off: the engine gives it up by itself
+    except RayError:
         say(f"{hung.text}. Its machine does not answer either.")
-        return
+        return False
     if killed:
         say(f"{hung.text}. It was killed, and is started again.")
+    return True
 
 
 def kill(pid: int, started: int) -> bool:

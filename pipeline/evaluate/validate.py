@@ -50,7 +50,7 @@ def choose(rows: Sequence[Row], objects: int) -> list[list[int]]:
 
 
 def validate_share(model: torch.nn.Module, rank: int, world: int, cfg: TrainConfig) -> tuple[int, dict[str, float]]:
-    """One rank's share of the validation objects: their number and mean metrics (`pipeline.train.loop.Validate`)."""
+    """One rank's share of the validation objects: their number and mean metrics (`pipeline.train.trainer.Validate`)."""
     rows = validation_rows(cfg.data.val, cfg.train.val_objects)[rank::world]
     share = -(-cfg.train.val_objects // world)
     scores = validate(model, rows, config_io.replace(cfg, **{"train.val_objects": share}))

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.model.foreign import kind_of, read_foreign
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
-from pipeline.model.tensor_files import Part, decode, encode, file_name, join
+from pipeline.model.tensor_files import Part, assemble, decode, encode, file_name
 
 FORMAT = 1
 MODEL, OPTIMIZER, UNUSED = "model", "optimizer", "unused"  # kinds of tensor files
@@ -154,7 +154,7 @@ def read_tensors(uri: str, kind: str, state: dict[str, Any]) -> tuple[dict[str, 
     count = writers_in(state)
     parts = [_read_part(uri, kind, state, index) for index in range(count)]
     sums = [checksum for _, checksum in parts]
-    whole = parts[0][0].tensors if count == 1 else join([part for part, _ in parts], storage.join(uri, kind))
+    whole = parts[0][0].tensors if count == 1 else assemble([part for part, _ in parts], storage.join(uri, kind))
     return whole, sums[0] if count == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 

@@ -60,7 +60,7 @@ def decode(data: bytes, name: str) -> Part:
         raise UserError(f"{name} is damaged: {error}.") from error
 
 
-def join(parts: Sequence[Part], name: str) -> dict[str, torch.Tensor]:
+def assemble(parts: Sequence[Part], name: str) -> dict[str, torch.Tensor]:
     """Whole tensors from the parts of all writers.
 
     Raises:

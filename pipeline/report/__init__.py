@@ -1,1 +1,1 @@
-"""What a run leaves for people: MLflow tracking, plots, pictures, the report and the table of claims."""
+"""What a run leaves for people: plots, pictures, reports and the table of claims; logs nothing."""

@@ -15,16 +15,14 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config.options import load_json
 from pipeline.errors import UserError
+from pipeline.evaluate.bootstrap import SEED, interval
 from pipeline.evaluate.metrics import hold, levels, threshold
 from pipeline.evaluate.setting import Setting, dataset_rows
 
 CLICKS = (1, 3, 5)  # of IoU@k
 RESAMPLES = 10_000
-SEED = 0
-INTERVAL = (2.5, 97.5)  # percentiles
 LARGEST = 5  # objects listed for each data set and setting
 IRRELEVANT = tuple(f"eval.{n}" for n in ("actors", "device", "gpu", "hang_seconds", "max_bad_fraction"))  # to results
-_CHUNK = 1 << 22  # drawn objects at a time
 
 _COLUMNS = pa.schema(
     [
@@ -236,27 +234,6 @@ def _noc(held: np.ndarray, level: int) -> np.ndarray:
     return np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, held.shape[1])
 
 
-def interval(values: np.ndarray) -> np.ndarray:
-    """Percentile bootstrap interval of the mean of each column.
-
-    Args:
-        values: (objects, figures) differences; at least one object.
-
-    Returns:
-        (2, figures): low and high.
-    """
-    rng = np.random.default_rng(SEED)
-    count = len(values)
-    means = []
-    size = max(1, _CHUNK // count)
-    for start in range(0, RESAMPLES, size):
-        rows = min(size, RESAMPLES - start)
-        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        means.append(times.astype(np.float64) @ values / count)
-    return np.percentile(np.concatenate(means), INTERVAL, axis=0)
-
-
 def _figures(here: np.ndarray, there: np.ndarray, known: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
     """{"noc": {"80": ...}, "iou_at": {"1": ...}}, each with the means of both, the difference, low and high."""
     found: dict[str, dict[str, dict[str, float]]] = {"noc": {}, "iou_at": {}}
@@ -268,7 +245,7 @@ def _figures(here: np.ndarray, there: np.ndarray, known: Sequence[int]) -> dict[
         values = [_noc(held, number) if kind == "noc" else held[:, number - 1] for kind, number in names]
         columns.append(np.stack(values, axis=1).astype(np.float64))
     change = columns[0] - columns[1]
-    low, high = interval(change)
+    low, high = interval([change], RESAMPLES)
     for i, (kind, number) in enumerate(names):
         means = {"here": columns[0][:, i], "there": columns[1][:, i], "difference": change[:, i]}
         found[kind][str(number)] = {

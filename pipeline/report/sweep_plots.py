@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report.plots import COLOURS, panels
 from pipeline.tune.dimensions import Dimension
-from pipeline.tune.matter import evaluator, importances, study_of
+from pipeline.tune.importance import evaluator, importances, study_of
 from pipeline.tune.trials import Objective, Trial, scores
 
 LABELLED = 12  # points of the front with a label; more would cover one another
@@ -161,7 +161,7 @@ def importance_plot(
     """Optuna's importances, of all objectives of which the trials say something.
 
     Returns:
-        None where that is none (`matter.importances`).
+        None where that is none (`importance.importances`).
     """
     study = study_of(trials, dimensions, objectives)
     known = [o for i, o in enumerate(objectives) if importances(study, i)]

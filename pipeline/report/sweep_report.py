@@ -14,7 +14,7 @@ from pipeline.report import sweep_plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Table
 from pipeline.report.pages import header, plot, section, write_pages
 from pipeline.report.sweep_history import histories, indistinct
-from pipeline.tune.dimensions import Dimension, Fixed, parse, text_of
+from pipeline.tune.dimensions import Dimension, Fixed, parse, shown
 from pipeline.tune.trials import OBJECTIVES, Objective, Trial, at_common_step, split
 
 ABSENT = "–"
@@ -24,7 +24,7 @@ UNLIKELY = 0.05  # chance below which a spread is marked
 def describe_setting(setting: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """A setting in words: the values that differ from the base, or "as published"."""
     short = shortened([*setting, *base])
-    changed = [f"{short[n]} {number(v)}" for n, v in setting.items() if n not in base or base[n] != v]
+    changed = [f"{short[n]} {shown(v)}" for n, v in setting.items() if n not in base or base[n] != v]
     return ", ".join(changed) or "as published"
 
 
@@ -33,13 +33,6 @@ def shortened(names: Iterable[str]) -> dict[str, str]:
     rests = {name: name.partition(".")[2] or name for name in names}
     count = Counter(rests.values())
     return {name: rest if count[rest] == 1 else name for name, rest in rests.items()}
-
-
-def number(value: Any) -> str:
-    """A value of a setting: floats with four digits."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(number, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else text_of(value)
 
 
 def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> dict[str, bytes]:
@@ -156,7 +149,7 @@ def _best(summary: Mapping[str, Any]) -> list[Block]:
     if best is None:
         return []
     job = {"cfr": "jobs.evaluate --config", "icl": "jobs.train RECIPE --config"}[summary["kind"]]
-    rows = [(name, number(value)) for name, value in best["values"].items()]
+    rows = [(name, shown(value)) for name, value in best["values"].items()]
     return [
         Heading("best.json"),
         Paragraph(f"Trial #{best['trial']}. {best['why']} The file is taken as it is by {job}."),
@@ -223,7 +216,7 @@ def _mattered(
 def _space(summary: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> Table:
     base = summary["base"]
     rows = [
-        [name, text, number(base[name]) if name in base else ABSENT]
+        [name, text, shown(base[name]) if name in base else ABSENT]
         for name, text in summary["space"].items()
         if name in dimensions
     ]
@@ -237,7 +230,7 @@ def _table(trials: Sequence[Trial], objectives: Sequence[Objective], searched: M
     rows = []
     for t in trials:
         values = {**t.values, **t.setting}
-        cells = [f"#{t.id}", t.name, t.state, *(number(values[n]) if n in values else ABSENT for n in names)]
+        cells = [f"#{t.id}", t.name, t.state, *(shown(values[n]) if n in values else ABSENT for n in names)]
         rows.append([*cells, *(_figure(t, o) for o in figures), f"{t.seconds:.1f}"])
     head = ["trial", "name", "state", *shortened(names).values(), *(o.name for o in figures), "s"]
     groups = [("", 3), ("setting ", len(names)), ("figures ", len(figures) + 1)]
@@ -269,7 +262,7 @@ def _failed(trials: Sequence[Trial]) -> list[Block]:
     failed = [t for t in trials if t.state == "failed"]
     if not failed:
         return []
-    rows = [[f"#{t.id}", ", ".join(f"{n}={number(v)}" for n, v in t.setting.items()), t.error] for t in failed]
+    rows = [[f"#{t.id}", ", ".join(f"{n}={shown(v)}" for n, v in t.setting.items()), t.error] for t in failed]
     return [Heading("Failed trials"), Table(["trial", "setting", "error"], rows, text_columns=3)]
 
 

@@ -47,7 +47,7 @@ class Task:
     slice: order.Slice
 
 
-class Pause:
+class SchedulerThrottle:
     """Called by the engine after each turn of its scheduling loop, which runs in the training process.
 
     While training is slower than the stream the loop has nothing to wait for, and turns as fast as it can: nearly a
@@ -92,7 +92,7 @@ def _blocks(tasks: Sequence[Task], config: TrainConfig, world: int, signs: Any) 
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    context.custom_execution_callback_classes = [cast(Any, Pause)]  # the engine's own base class is internal
+    context.custom_execution_callback_classes = [cast(Any, SchedulerThrottle)]  # its base class is internal
     store = ray.cluster_resources().get("object_store_memory", 0.0) / (2 * world)
     context.execution_options = ExecutionOptions(
         preserve_order=True,

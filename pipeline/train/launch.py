@@ -23,9 +23,9 @@ from pipeline.engine.progress import duration
 from pipeline.engine.watch import QUIET_SECONDS, watching
 from pipeline.errors import Unavailable, UserError, user_error_in
 from pipeline.model.start import is_uri
-from pipeline.train.loop import Validate, train_worker
-from pipeline.train.relay import Event, Relay
+from pipeline.train.mailbox import Event, Mailbox
 from pipeline.train.state import complete_checkpoints, step_of
+from pipeline.train.trainer import Validate, train_worker
 
 OnEvent = Callable[[Event], None]
 LISTEN_SECONDS = 0.5  # between two looks at the workers' news
@@ -73,7 +73,7 @@ def fit(
 
     Args:
         run: the complete config; `run.out` holds the checkpoints to continue from.
-        validate: see `loop.Validate`; None: no validation.
+        validate: see `trainer.Validate`; None: no validation.
         on_event: called in a thread of this process with rank 0's news.
         mlflow_run: noted in the checkpoints.
         stop: set by another thread to end training early.
@@ -89,11 +89,11 @@ def fit(
     preflight(run)
     # On this machine, so that it lives as long as the driver does.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(Relay)
-    relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    actor: Any = ray.remote(Mailbox)
+    mailbox = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     engine = storage.join(run.out, "ray")  # the engine's own bookkeeping
     storage.remove(engine)
-    job = {"relay": relay, "validate": validate, "mlflow_run": mlflow_run}
+    job = {"mailbox": mailbox, "validate": validate, "mlflow_run": mlflow_run}
     ended, wish = threading.Event(), stop or threading.Event()
     failures: list[Exception] = []
 
@@ -104,15 +104,15 @@ def fit(
         while True:
             last = ended.wait(LISTEN_SECONDS)
             if wish.is_set():
-                relay.stop.remote()
-            events = ray.get(relay.take.remote())
+                mailbox.stop.remote()
+            events = ray.get(mailbox.drain.remote())
             heard, now = heard or bool(events), time.monotonic()
             if not heard and now - told > QUIET_SECONDS:
                 told, text = now, f"the workers have not started after {duration(now - begun)}: machines or imports"
                 deliver([Event("phase", 0, text)], on_event, failures)
             deliver(events, on_event, failures)
             if events:
-                relay.dealt_with.remote(len(events))
+                mailbox.acknowledge.remote(len(events))
             if last:
                 return
 
@@ -122,7 +122,7 @@ def fit(
         with stop_signals.stoppable(wish.set), watching(run.train.hang_seconds) as signs:
             stop_signals.beside(_trainer(run, engine, {**job, "signs": signs}).fit)
     except ControllerError as error:
-        raise _meaning(error, run) from error
+        raise translate_error(error, run) from error
     finally:
         ended.set()
         listener.join(timeout=60)
@@ -163,7 +163,7 @@ def _start_seconds() -> float:
     return float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
 
 
-def _meaning(error: ControllerError, run: config.TrainConfig) -> Exception:
+def translate_error(error: ControllerError, run: config.TrainConfig) -> Exception:
     """What an error of the engine's controller says to a user."""
     cause = error.controller_failure
     if isinstance(cause, UserError):

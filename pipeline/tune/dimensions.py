@@ -186,6 +186,18 @@ def text_of(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def shown(value: Value) -> str:
+    """A value for a reader: floats with four digits."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(shown, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else text_of(value)
+
+
+def exact(value: float) -> float:
+    """A number without the noise of the arithmetic it comes from: 0.3 rather than 0.30000000000000004."""
+    return float(f"{value:.10g}")
+
+
 def examples(dimension: Dimension) -> list[Value]:
     """The values by which a dimension is checked: all of a choice, the ends of a range."""
     match dimension:
@@ -245,8 +257,8 @@ def plain(value: Value) -> Value:
 
 
 def _on_grid(dimension: Range, value: float) -> float:
-    """The nearest step, without the noise of adding steps up: 0.3 rather than 0.30000000000000004."""
+    """The nearest step."""
     assert dimension.step is not None
     steps = round((value - dimension.low) / dimension.step)
-    exact = dimension.low + steps * dimension.step
-    return int(exact) if dimension.whole else float(f"{exact:.10g}")
+    on_grid = dimension.low + steps * dimension.step
+    return int(on_grid) if dimension.whole else exact(on_grid)

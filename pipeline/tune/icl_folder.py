@@ -1,10 +1,10 @@
 """What a sweep over training settings keeps on storage; its position is what exists of it.
 
-trials/0003/proposal.json    written before the trial begins
-trials/0003/run-0/           its training run (`train.run_folder`), readable by jobs.evaluate
-trials/0003/ended.json       the trial, once it has ended
-trials.json                  all trials that have ended
-spent.json                   hours of work so far
+trials/0003/proposal.json  written before the trial begins
+trials/0003/run-0/         its training run (`train.run_folder`), readable by jobs.evaluate
+trials/0003/ended.json     the trial, once it has ended
+trials.json                all trials that have ended
+spent.json                 hours of work so far
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from pipeline.train.run_folder import METRICS
 from pipeline.tune.proposals import Proposal
 from pipeline.tune.trials import Trial, from_json
 
-TRIALS, PROPOSAL, ENDED, SPENT, RUN = "trials", "proposal.json", "ended.json", "spent.json", "run-0"
+TRIALS, RUN = "trials", "run-0"
+PROPOSAL, ENDED, SPENT = "proposal.json", "ended.json", "spent.json"
 VALIDATION = "val/"
 
 
 def trial_uri(out: str, number: int) -> str:
     return storage.join(out, TRIALS, f"{number:04d}")
+
+
+def run_uri(out: str, number: int) -> str:
+    """The training run of a trial."""
+    return storage.join(trial_uri(out, number), RUN)
 
 
 def numbers(out: str) -> list[int]:
@@ -65,15 +71,12 @@ def read_spent(out: str) -> tuple[float, float]:
     return held.get("seconds", 0.0), held.get("gpu_seconds", 0.0)
 
 
-def run_uri(out: str, number: int) -> str:
-    """The output folder of a trial's training run."""
-    return storage.join(trial_uri(out, number), RUN)
-
-
 def history(out: str, number: int) -> list[dict[str, float]]:
     """{"step": ..., figure: value} of each validation of a trial, in order."""
     uri = storage.join(run_uri(out, number), METRICS)
-    rows = map(json.loads, storage.read_bytes(uri).decode().splitlines()) if storage.exists(uri) else ()
+    if not storage.exists(uri):
+        return []
+    rows = map(json.loads, storage.read_bytes(uri).decode().splitlines())
     return [{"step": row["step"], **figures} for row in rows if (figures := validation_figures(row))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pipeline import storage
 from pipeline.config import TrainConfig
@@ -15,11 +15,9 @@ from pipeline.evaluate.request import claim
 from pipeline.model.segmenter import check_crop
 from pipeline.model.start import new_model
 from pipeline.train.run_folder import FREE, inputs_of
-from pipeline.tune.proposals import Proposal, config_of, first_proposals, grid
+from pipeline.tune.proposals import Proposal, Search, config_of, first_proposals, grid
 from pipeline.tune.spaces import Space, build, icl_defaults
 from pipeline.tune.trials import Objective, objectives_of
-
-IclSearch = Literal["tpe", "random", "grid"]
 
 IDENTITY = "sweep.json"
 VALIDATED = ("noc80", "noc85", "noc90", "iou1", "iou3", "iou5")
@@ -52,7 +50,7 @@ class IclRequest:
     words: tuple[str, ...] = ()
     only: bool = False
     points: tuple[str, ...] = ()
-    search: IclSearch = "tpe"
+    search: Search = "tpe"
     objectives: tuple[str, ...] = ("noc90",)
     seed: int = 0
     grace: int = 0
@@ -127,8 +125,8 @@ def check(request: IclRequest) -> CheckedIcl:
 def _check_numbers(request: IclRequest) -> None:
     if request.trials < 1 or request.grace < 0 or request.reduction < 1 or request.concurrent < 0:
         raise UserError("--trials and --reduction must be at least 1, --grace and --concurrent at least 0.")
-    if request.search not in get_args(IclSearch):
-        raise UserError(f"--search is one of {', '.join(get_args(IclSearch))}.")
+    if request.search not in get_args(Search):
+        raise UserError(f"--search is one of {', '.join(get_args(Search))}.")
     if not (0 <= request.hours < math.inf and 0 <= request.gpu_hours < math.inf):
         raise UserError("--hours and --gpu-hours are numbers of at least 0 (0: no limit).")
     if request.gpu_hours and request.run.train.device != "gpu" and not request.run.train.gpu:

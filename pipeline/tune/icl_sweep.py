@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.engine.capacity import runs_at_once
 from pipeline.engine.preflight import capacity
 from pipeline.train.launch import preflight
-from pipeline.train.relay import Relay
+from pipeline.train.mailbox import Mailbox
 from pipeline.tune import icl_folder
 from pipeline.tune.icl_request import CheckedIcl
 from pipeline.tune.icl_trial import ENDED, ERROR, STEP
@@ -59,7 +59,7 @@ class IclSweep:
         self._since = time.monotonic()
         # On this machine, so that it lives as long as this process does.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(Relay)
+        actor: Any = ray.remote(Mailbox)
         self.wishes = actor.options(num_cpus=0, scheduling_strategy=here).remote()
 
     @property

@@ -3,6 +3,9 @@
 The trial's process drives its training run as `jobs.train` does (`train.launch`), with workers of their own, and hands
 each validation to Tune once the checkpoint of that step is written. It ends its run by asking for it, so that the
 workers save and go: the scheduler's early stop, the end of the budget and SIGTERM all come this way.
+
+Not a function with `tune.report`: Tune ends one of those by ending its process. Tried with Ray 2.60, of two trials that
+ASHA stopped the run's workers were gone, but their CPUs stayed taken until the sweep ended, which starves later trials.
 """
 
 from __future__ import annotations
@@ -24,11 +27,10 @@ from pipeline.engine import stop
 from pipeline.errors import user_error_in
 from pipeline.evaluate.validate import validate_share
 from pipeline.train.launch import fit
-from pipeline.train.relay import Event
+from pipeline.train.mailbox import Event
 from pipeline.train.run_folder import open_folder
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune import icl_folder
-from pipeline.tune.icl_folder import validation_figures
 
 STEP, ERROR, ENDED = "step", "error", "ended"
 LOOK_SECONDS = 1.0
@@ -57,15 +59,16 @@ class TrialContext:
     Attributes:
         run: the config without the setting; `out` is the sweep's folder.
         open_log: see `OpenLog`.
+        wishes: the actor by which the sweep tells its trials to end.
     """
 
     run: TrainConfig
     open_log: OpenLog
+    wishes: Any
 
-
-def config_of_trial(common: TrainConfig, setting: dict[str, Any], out: str) -> TrainConfig:
-    """The training config of a trial's run."""
-    return config_io.replace(common, **{**setting, "out": out})
+    def stopping(self) -> bool:
+        """Whether the sweep wants all trials to save and end."""
+        return ray.get(self.wishes.stopping.remote())
 
 
 class IclTrial(tune.Trainable):
@@ -75,84 +78,72 @@ class IclTrial(tune.Trainable):
     done=True, "ended" (whether all steps were done) and, where training failed, "error".
     """
 
-    def setup(self, config: dict[str, Any], context: TrialContext | None = None, wishes: Any = None) -> None:
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
         assert context is not None
-        self._context, self._wishes = context, wishes
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Make this process the trial of `new_config`; the training of the trial that it was is stopped."""
-        self.cleanup()
-        self._number = int(new_config["number"])
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._stop = threading.Event()
-        self._thread = None
-        self._error: Exception | None = None
-        self._complete = False
         self._last: dict[str, Any] = {STEP: 0}
-        return True
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(int(config["number"]), context), daemon=True)
+        self._context = context
+        self._thread.start()
 
     def step(self) -> dict[str, Any]:
         """The next validation, or the end."""
-        if self._thread is None:
-            if ray.get(self._wishes.stopping.remote()):
-                return self._last | {"done": True, ENDED: False}
-            for row in icl_folder.history(self._context.run.out, self._number):  # perhaps not told to this scheduler
-                self._results.put(dict(row))
-            self._thread = threading.Thread(target=self._work, name=f"trial-{self._number}", daemon=True)
-            self._thread.start()
         while True:
-            alive = self._thread.is_alive()  # looked up first: what it put before it ended is then in the queue
             try:
-                self._last = self._results.get(timeout=LOOK_SECONDS if alive else 0)
-                return self._last | {"done": False}
+                self._last |= self._results.get(timeout=LOOK_SECONDS)
+                return dict(self._last)
             except queue.Empty:
-                if not alive:
-                    break
-                if ray.get(self._wishes.stopping.remote()):
+                if self._context.stopping():
                     self._stop.set()
-        failed = {} if self._error is None else {ERROR: _text(self._error)}
-        return self._last | {"done": True, ENDED: self._complete, **failed}
 
     def cleanup(self) -> None:
         """Stop training: the workers save and end before the next trial needs their place."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+        self._thread.join(STOP_SECONDS)
 
-    def _work(self) -> None:
+    def _work(self, number: int, context: TrialContext) -> None:
+        end: dict[str, Any] = {"done": True, ENDED: False}
         try:
-            self._train()
+            end[ENDED] = self._train(number, context)
         except Exception as error:
-            self._error = error
+            end[ERROR] = _text(error)
+        finally:  # also after SystemExit
+            self._results.put(end)
 
-    def _train(self) -> None:
-        out = self._context.run.out
-        setting = icl_folder.read_proposal(out, self._number).setting
-        run = config_of_trial(self._context.run, setting, icl_folder.run_uri(out, self._number))
+    def _train(self, number: int, context: TrialContext) -> bool:
+        """Train from wherever the trial stands. Returns whether all steps are done."""
+        if context.stopping():
+            return False
+        out = context.run.out
+        setting = icl_folder.read_proposal(out, number).setting
+        run = config_io.replace(context.run, **{**setting, "out": icl_folder.run_uri(out, number)})
         open_folder(run)
+        for row in icl_folder.history(out, number):  # told before, but perhaps not to this scheduler
+            self._tell(row)
         found = complete_checkpoints(run.out)
         first = step_of(found[-1]) if found else 0
         if first >= run.total_steps:
-            self._complete = True
-            return
+            return True
         waiting: dict[int, dict[str, float]] = {}  # validations whose checkpoint is not written yet
-        with self._context.open_log(self._number, run, icl_folder.trial_uri(out, self._number), first) as log:
+        with context.open_log(number, run, icl_folder.trial_uri(out, number), first) as log:
 
             def on_event(event: Event) -> None:
                 log.on_event(event)
-                if event.kind == "metrics" and (figures := validation_figures(event.payload)):
+                if event.kind == "metrics" and (figures := icl_folder.validation_figures(event.payload)):
                     waiting[event.step] = figures
                 elif event.kind == "checkpoint" and event.step in waiting:
-                    self._results.put({STEP: event.step, **waiting.pop(event.step)})
+                    self._tell({STEP: event.step, **waiting.pop(event.step)})
 
             # Workers need no way to MLflow, and Ray shows what they were given.
             quiet = config_io.replace(run, **{"tracking.uri": Tracking().uri})
-            self._complete = fit(quiet, partial(validate_share, cfg=quiet), on_event, log.run_id, stop=self._stop)
-            if not self._complete and ray.get(self._wishes.stopping.remote()):
+            complete = fit(quiet, partial(validate_share, cfg=quiet), on_event, log.run_id, stop=self._stop)
+            if not complete and context.stopping():
                 raise SystemExit(stop.code())  # the tracking run is marked as killed; the same command goes on
+        return complete
+
+    def _tell(self, row: dict[str, float]) -> None:
+        self._results.put({**row, "done": False})
 
 
 def _text(error: Exception) -> str:

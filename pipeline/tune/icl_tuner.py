@@ -1,4 +1,4 @@
-"""Ray Tune for a sweep over training settings: trial runner and early stopping (ASHA).
+"""Ray Tune for a sweep over training settings: trial runner, early stopping (ASHA).
 
 Tune's own record of an experiment is not used: a command that goes on with a sweep tells a new searcher and a new
 scheduler the trials that have ended (`tune.icl_sweep`).
@@ -59,29 +59,28 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
     # Workers take CPUs and GPUs. The trial's own process takes a share of the head node, which has one to give, so that
     # no more of them run than there is room for; the rest is for small helpers of the engine (0.001 for each run).
     share = tune.PlacementGroupFactory([{"node:__internal_head__": round(0.9 / sweep.concurrent, 4)}])
-    trainable: Any = tune.with_parameters(IclTrial, context=TrialContext(run, open_log), wishes=sweep.wishes)
+    trainable: Any = tune.with_parameters(IclTrial, context=TrialContext(run, open_log, sweep.wishes))
     return tune.Tuner(
         tune.with_resources(trainable, share),
         tune_config=tune.TuneConfig(
             search_alg=_Proposer(sweep),
-            scheduler=scheduler(sweep),
+            scheduler=_scheduler(sweep),
             num_samples=-1,
             max_concurrent_trials=sweep.concurrent,
-            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run's checkpoints are its own
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the training run has its own
             callbacks=[_TrialRecorder(sweep)],
             verbose=0,
         ),
     )
 
 
-def scheduler(sweep: IclSweep) -> TrialScheduler:
+def _scheduler(sweep: IclSweep) -> TrialScheduler:
     """Who decides which trials go on: early stopping, or nobody."""
     checked, request = sweep.checked, sweep.checked.request
     objective, steps = checked.objectives[0], checked.run.total_steps

@@ -21,6 +21,7 @@ from pipeline.tune.dimensions import (
     Fixed,
     Range,
     Value,
+    exact,
     examples,
     parse,
     spec,
@@ -137,7 +138,7 @@ def icl_defaults(config: TrainConfig) -> dict[str, Dimension]:
         "suem.exclusion_weight": Range(0.1, 3.0),  # published: the three modes of a paste are equally likely
         "suem.union_weight": Range(0.1, 3.0),
         "suem.distractor_weight": Range(0.1, 3.0),
-        "optim.lr": Range(lr / 10, lr * 10, log=True),  # a decade either way of the recipe's
+        "optim.lr": Range(exact(lr / 10), exact(lr * 10), log=True),  # a decade either way of the recipe's
         "optim.layer_decay": Range(0.6, 1.0),  # 1 is off, as published; MAE fine-tuning takes 0.65 to 0.85
         "clicks.gamma": Range(0.5, 0.95),  # published 0.8; lower: fewer first clicks
     }

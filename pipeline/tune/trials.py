@@ -9,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import UserError, did_you_mean
+from pipeline.evaluate.bootstrap import interval
 
 State = Literal["done", "failed", "stopped"]
 RESAMPLES = 4000
-SEED = 0
-INTERVAL = (2.5, 97.5)  # percentiles
 CERTAIN = 1e-9  # clicks; an interval that ends nearer to 0 holds it
 
 
@@ -178,18 +177,14 @@ def paired_difference(a: ByObject, b: ByObject) -> tuple[float, float, float]:
     Raises:
         ValueError: no object is in both.
     """
-    rng = np.random.default_rng(SEED)
-    means, draws = [], []
+    changes = []
     for name in sorted(a.keys() & b.keys()):
-        keys = sorted(a[name].keys() & b[name].keys())
-        if keys:
-            change = np.array([a[name][k] - b[name][k] for k in keys], np.float64)
-            means.append(change.mean())
-            draws.append(change[rng.integers(len(keys), size=(RESAMPLES, len(keys)))].mean(axis=1))
-    if not means:
+        if keys := sorted(a[name].keys() & b[name].keys()):
+            changes.append(np.array([[a[name][k] - b[name][k]] for k in keys], np.float64))
+    if not changes:
         raise ValueError("no object is in both")
-    low, high = np.percentile(np.mean(draws, axis=0), INTERVAL)
-    return float(np.mean(means)), float(low), float(high)
+    low, high = interval(changes, RESAMPLES)
+    return float(np.mean([change.mean() for change in changes])), float(low[0]), float(high[0])
 
 
 Difference = Callable[[Trial, Trial], tuple[float, float, float]]
@@ -197,7 +192,7 @@ Difference = Callable[[Trial, Trial], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
-class Step:
+class FrontStep:
     """A setting on the front of quality and cost, from cheap to dear.
 
     Attributes:
@@ -212,14 +207,16 @@ class Step:
     worth: bool
 
 
-def worth_using(trials: Iterable[Trial], quality: Objective, cost: Objective, difference: Difference) -> list[Step]:
+def worth_using(
+    trials: Iterable[Trial], quality: Objective, cost: Objective, difference: Difference
+) -> list[FrontStep]:
     """The settings worth using at each cost.
 
     Rule: on the Pareto front of quality and cost, from the cheapest up, a dearer setting is worth its cost when its
     quality is better than that of the last one worth it by a difference whose bootstrap interval does not hold 0.
     Of trials with the same figures the first counts.
     """
-    steps: list[Step] = []
+    steps: list[FrontStep] = []
     last: Trial | None = None
     seen: set[tuple[float, ...]] = set()
     ranked = sorted(front(trials, [quality, cost]), key=lambda t: (t.metrics[cost.name], t.id))
@@ -229,12 +226,12 @@ def worth_using(trials: Iterable[Trial], quality: Objective, cost: Objective, di
             continue
         seen.add(figures)
         if last is None:
-            steps.append(Step(trial, None, None, True))
+            steps.append(FrontStep(trial, None, None, True))
             last = trial
             continue
         change = difference(trial, last)
         worth = change[2] < -CERTAIN if quality.mode == "min" else change[1] > CERTAIN
-        steps.append(Step(trial, last, change, worth))
+        steps.append(FrontStep(trial, last, change, worth))
         last = trial if worth else last
     return steps
 

@@ -15,7 +15,7 @@ from pipeline import config
 from pipeline.report.plots import learning_curves
 from pipeline.report.report import write_report
 from pipeline.report.sweep_report import write_sweep_report
-from pipeline.report.tracking import open_run
+from pipeline.tracking.run import open_run
 from tests.report_example import HOSTILE, objects_table, pictures_of, summary_of
 from tests.sweep_example import sweep_summary
 

@@ -15,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import config
-from pipeline.report.places import kept_spools
-from pipeline.report.tracking import Run, open_run
+from pipeline.tracking.places import kept_spools
+from pipeline.tracking.run import Run, open_run
 
 from .conftest import MlflowServer, Switch
 
@@ -117,7 +117,7 @@ def test_server_killed_and_started_again_while_another_process_logs(
     script = f"""
         import sys, time
         from pipeline.config import Tracking
-        from pipeline.report.tracking import open_run
+        from pipeline.tracking.run import open_run
         with open_run(Tracking(uri={mlflow_server.uri!r}, experiment="server"), kind="train",
                       name={tmp_path.name!r}, params={{"lr": 1}}, out={str(tmp_path / "run")!r}) as run:
             print("begun", flush=True)

@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.evaluate.results import read_table
-from pipeline.storage import s3_client
-from tests.faulty_s3 import FaultyS3
+from tests.faulty_s3 import FaultyS3, forget_clients
 
-from .local import ROOT, SMALL, Local
+from .local_cluster import ROOT, SMALL, Local
 from .table import Row, write_table
 
 ROWS: list[Row] = []
@@ -56,11 +54,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
             os.environ[name] = value
     forget_clients()
     cluster.stop()
-
-
-def forget_clients() -> None:
-    s3_client.forget()
-    storage._arrow.cache_clear()
 
 
 @pytest.fixture

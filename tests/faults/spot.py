@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from .local import ROOT, Local
+from .local_cluster import ROOT, Local
 
 TOKEN = "a-session-token"
 

@@ -19,7 +19,7 @@ import pytest
 from tests.made import rows_of_blobs, write_checkpoint, write_dataset
 
 from .conftest import results
-from .local import ROOT, processes_below, until
+from .local_cluster import ROOT, processes_below, until
 
 HEAD, NODE = "10.213.7.1", "10.213.7.2"
 PORT = 20_000 + os.getpid() % 10_000

@@ -12,7 +12,7 @@ from pipeline.model.checkpoints import read_state
 from pipeline.train.state import checkpoint_uri
 
 from .conftest import Reference
-from .local import SMALL, Local, last_step, until
+from .local_cluster import SMALL, Local, last_step, until
 from .spot import watched
 
 LOOK = 5  # steps between two looks at notices: train.log_every

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline import storage
 
 from .conftest import Reference, evaluation_args, results
-from .local import Local, until
+from .local_cluster import Local, until
 
 KEY = ("dataset", "cfr_steps", "image_id", "object_id")
 

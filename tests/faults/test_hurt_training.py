@@ -21,8 +21,8 @@ from pipeline.train.state import complete_checkpoints, step_of
 from tests.faulty_s3 import WRITING
 
 from .conftest import Reference, errors_in
-from .hurt import HurtRun
-from .local import EVERY, STEPS, Local, contents, last_step, unfinished, until
+from .faulted_run import FaultedRun
+from .local_cluster import EVERY, STEPS, Local, contents, last_step, unfinished, until
 
 SAME = "nothing: the next checkpoint equals that of a run without the fault, bit by bit"
 REDONE = f"the steps since the last checkpoint (at most {EVERY} here), done again; {SAME[9:]}"
@@ -30,20 +30,20 @@ Note = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def hurt(local: Local, reference: Reference) -> Iterator[HurtRun]:
-    run = HurtRun(local, reference.train, reference.run)
+def hurt(local: Local, reference: Reference) -> Iterator[FaultedRun]:
+    run = FaultedRun(local, reference.train, reference.run)
     yield run
     run.close()
 
 
 @pytest.fixture(autouse=True)
-def _healed(hurt: HurtRun) -> Iterator[None]:
+def _healed(hurt: FaultedRun) -> Iterator[None]:
     yield
     hurt.s3.heal()
     hurt.mlflow.mode = "on"
 
 
-def test_loss_of_an_augmentation_worker(hurt: HurtRun, local: Local, noted: Note) -> None:
+def test_loss_of_an_augmentation_worker(hurt: FaultedRun, local: Local, noted: Note) -> None:
     hurt.submit()
     for _ in range(2):
         local.kill("make_block")  # while it makes samples that the first steps wait for
@@ -51,7 +51,7 @@ def test_loss_of_an_augmentation_worker(hurt: HurtRun, local: Local, noted: Note
     noted("SIGKILL of an augmentation worker", "its task is run again in another process", SAME, seconds)
 
 
-def test_503_to_every_third_request(hurt: HurtRun, noted: Note) -> None:
+def test_503_to_every_third_request(hurt: FaultedRun, noted: Note) -> None:
     since = hurt.going()
     hurt.s3.slow_down_every = 3
     seconds = hurt.next(since + EVERY)  # one that was written wholly under it
@@ -59,7 +59,7 @@ def test_503_to_every_third_request(hurt: HurtRun, noted: Note) -> None:
     noted("S3 answers 503 to every third request", "requests are repeated with growing pauses", SAME, seconds)
 
 
-def test_connections_cut_in_mid_body(hurt: HurtRun, noted: Note) -> None:
+def test_connections_cut_in_mid_body(hurt: FaultedRun, noted: Note) -> None:
     since = hurt.going()
     hurt.s3.cut_every = 2
     seconds = hurt.next(since + 2 * EVERY)
@@ -67,7 +67,7 @@ def test_connections_cut_in_mid_body(hurt: HurtRun, noted: Note) -> None:
     noted("S3 cuts every second answer in mid-body", "the bytes are asked for again", SAME, seconds)
 
 
-def test_mlflow_stops_and_starts_again(hurt: HurtRun, noted: Note) -> None:
+def test_mlflow_stops_and_starts_again(hurt: FaultedRun, noted: Note) -> None:
     hurt.going()
     hurt.mlflow.stop()
     hurt.next()
@@ -81,26 +81,27 @@ def test_mlflow_stops_and_starts_again(hurt: HurtRun, noted: Note) -> None:
     )
 
 
-def test_loss_of_a_training_worker(hurt: HurtRun, local: Local, noted: Note) -> None:
+def test_loss_of_a_training_worker(hurt: FaultedRun, local: Local, noted: Note) -> None:
     since = hurt.going()
     local.kill("RayTrainWorker")
     seconds = hurt.next(since)
     noted("SIGKILL of a training worker", "the engine starts all workers from the last checkpoint", REDONE, seconds)
 
 
-def test_a_training_worker_that_hangs(hurt: HurtRun, local: Local, noted: Note) -> None:
+def test_a_training_worker_that_hangs(hurt: FaultedRun, local: Local, noted: Note) -> None:
     since = hurt.going()
     start = time.monotonic()
     local.kill("RayTrainWorker", signal.SIGSTOP)
     pattern = r"rank [01] of training .* has given no sign of life for .*; last it was .* It was killed"
     until(lambda: re.search(pattern, hurt.logs()), "the message", 90)
     hurt.next(since)
+    assert "(raylet)" not in hurt.logs() and "\x1b[" not in hurt.logs()
     seconds = time.monotonic() - start
     happens = "it is found by the signs of life it does not give, named, killed and started again like a lost one"
     noted("SIGSTOP of a training worker (`train.hang_seconds` 20 instead of 600)", happens, REDONE, seconds)
 
 
-def test_an_augmentation_worker_that_hangs(hurt: HurtRun, local: Local, noted: Note) -> None:
+def test_an_augmentation_worker_that_hangs(hurt: FaultedRun, local: Local, noted: Note) -> None:
     since = hurt.going()
     local.kill("make_block", signal.SIGSTOP)
     seconds = hurt.next(since + EVERY)
@@ -109,7 +110,7 @@ def test_an_augmentation_worker_that_hangs(hurt: HurtRun, local: Local, noted: N
     noted("SIGSTOP of an augmentation worker (the same)", happens, SAME, seconds)
 
 
-def test_loss_of_a_node_that_is_replaced(hurt: HurtRun, local: Local, noted: Note) -> None:
+def test_loss_of_a_node_that_is_replaced(hurt: FaultedRun, local: Local, noted: Note) -> None:
     since = hurt.going()
     with local.without(local.workers()[0]):
         pass
@@ -117,7 +118,7 @@ def test_loss_of_a_node_that_is_replaced(hurt: HurtRun, local: Local, noted: Not
     noted("SIGKILL of a whole node, replaced", "the workers start again when the new node is there", REDONE, seconds)
 
 
-def test_read_only_while_a_checkpoint_is_written(hurt: HurtRun, noted: Note) -> None:
+def test_read_only_while_a_checkpoint_is_written(hurt: FaultedRun, noted: Note) -> None:
     since = hurt.going()
     begun: list[str] = []
 
@@ -146,7 +147,7 @@ def test_read_only_while_a_checkpoint_is_written(hurt: HurtRun, noted: Note) -> 
     )
 
 
-def test_ray_job_stop_saves(hurt: HurtRun, noted: Note) -> None:
+def test_ray_job_stop_saves(hurt: FaultedRun, noted: Note) -> None:
     for _ in range(4):
         since = hurt.going()
         hurt.stop()
@@ -166,7 +167,7 @@ def test_ray_job_stop_saves(hurt: HurtRun, noted: Note) -> None:
     )
 
 
-def test_loss_of_the_driver(hurt: HurtRun, local: Local, noted: Note) -> None:
+def test_loss_of_the_driver(hurt: FaultedRun, local: Local, noted: Note) -> None:
     hurt.going()
     for pid in local.processes(hurt.out):
         os.kill(pid, signal.SIGKILL)
@@ -175,7 +176,9 @@ def test_loss_of_the_driver(hurt: HurtRun, local: Local, noted: Note) -> None:
     noted("SIGKILL of the driver", "its workers end too; the same command continues", REDONE, seconds)
 
 
-def test_in_the_end_everything_is_as_if_nothing_had_happened(hurt: HurtRun, local: Local, reference: Reference) -> None:
+def test_in_the_end_everything_is_as_if_nothing_had_happened(
+    hurt: FaultedRun, local: Local, reference: Reference
+) -> None:
     if not hurt.runs and last_step(hurt.out) < STEPS:
         hurt.submit()
     said = hurt.ended()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .local import SCRIPT, Local
+from .local_cluster import SCRIPT, Local
 
 
 def test_mistakes_are_one_message_and_exit_2(local: Local, tmp_path: Path) -> None:

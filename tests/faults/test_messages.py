@@ -20,7 +20,7 @@ from pipeline.model.checkpoints import load_model
 from tests.conftest import IN_CI, absent
 
 from .conftest import Reference, errors_in
-from .local import ALONE, SMALL, STEPS, Local, last_step
+from .local_cluster import ALONE, SMALL, STEPS, Local, last_step
 
 Note = Callable[..., None]
 

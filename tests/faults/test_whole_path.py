@@ -14,7 +14,7 @@ from pipeline.model.checkpoints import load_model
 from pipeline.train.state import complete_checkpoints, step_of
 
 from .conftest import Reference
-from .local import EVERY, STEPS, Local
+from .local_cluster import EVERY, STEPS, Local
 
 
 def test_prepare_train_evaluate_on_s3_through_ray_job_submit(local: Local, reference: Reference) -> None:

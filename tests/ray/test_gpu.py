@@ -15,7 +15,7 @@ import pytest
 from pipeline.clicks.encode import Click
 from pipeline.evaluate.results import clicks_of
 from pipeline.model.checkpoints import load_model
-from tests.faults.local import last_step, processes_below, until
+from tests.faults.local_cluster import last_step, processes_below, until
 from tests.ray.test_train import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.machine import started_at
 from pipeline.model.checkpoints import find_checkpoint
 from pipeline.train.state import step_of
+from tests.faults.local_cluster import processes_below
 from tests.made import rows_of_blobs, write_checkpoint, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -89,29 +91,38 @@ def test_ctrl_c_in_training_saves_and_the_same_command_continues(data: str, tmp_
     again = Terminal(*command)
     again.read(lambda said: "continuing tiny at step" in said and re.search(r"\d+/2000 steps", said))
     assert f"at step {saved} of 2000" in again.said
+    processes = family(again.pid)
     again.press(CTRL_C)
     again.press(CTRL_C)  # the second one ends it at once
     assert again.end() == 130, again.said
     assert "stopped at once" in again.said or "stopped at step" in again.said
-    assert left_of(again.pid) == []
+    assert left_of(processes) == set()
 
 
-def left_of(group: int) -> list[int]:
-    """Processes of a process group that are still there some seconds later."""
-    found: list[int] = []
-    for _ in range(100):
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(words[2]) == group and words[0] != "Z":
-                found.append(int(folder.name))
-        if not found:
-            return []
-        time.sleep(0.1)
+def family(pid: int) -> set[tuple[int, int]]:
+    """All processes that descend from one, the engine's too: number, and when it was started."""
+    found = {(child, started_at(child)) for child in processes_below({pid}, "") if child != pid}
+    assert found, "a job has processes of the engine"
     return found
+
+
+def ended(pid: int) -> bool:
+    """Whether nothing is left of a process but its exit code, which nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def left_of(processes: set[tuple[int, int]]) -> set[int]:
+    """Those that are still there some seconds later."""
+    left: set[int] = set()
+    for _ in range(150):
+        left = {pid for pid, started in processes if started and started_at(pid) == started and not ended(pid)}
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
 
 
 def test_sigterm_to_the_whole_group_of_an_evaluation(data: str, tmp_path: Path) -> None:
@@ -124,9 +135,10 @@ def test_sigterm_to_the_whole_group_of_an_evaluation(data: str, tmp_path: Path) 
     while not list(out.glob("parts/*.parquet")):
         assert time.monotonic() < deadline and job.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.05)
+    processes = family(job.pid)
     os.killpg(job.pid, signal.SIGTERM)
     code, said = job.wait(60), (tmp_path / "log").read_text()
     assert code == 143, said
     assert "stopped: what was finished is kept, and the same command continues" in said and "Traceback" not in said
     assert list(out.glob("parts/*.parquet")) and not (out / "summary.json").exists()
-    assert left_of(job.pid) == []
+    assert left_of(processes) == set()

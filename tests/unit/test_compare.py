@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from jobs.evaluate import Args, earlier_of, request_of
 from jobs.evaluation_log import with_comparison
 from pipeline.errors import UserError
+from pipeline.evaluate.bootstrap import interval
 from pipeline.evaluate.job import Evaluation
 from pipeline.evaluate.metrics import noc
 from pipeline.evaluate.results import OBJECTS, write_table
 from pipeline.report.blocks import to_html, to_markdown
-from pipeline.report.compare import RESAMPLES, Earlier, _notes, differences, interval, read_earlier
+from pipeline.report.compare import RESAMPLES, Earlier, _notes, differences, read_earlier
 from pipeline.report.compared import compared_blocks
 from pipeline.report.report import write_report
 from tests.report_example import HOSTILE, SETTINGS, objects_table, summary_of
@@ -99,12 +100,12 @@ def test_noise_covers_zero_and_a_shift_does_not() -> None:
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 1, (400, 1))
     noise -= noise.mean() - 0.02
-    low, high = interval(np.concatenate([noise, noise + 0.5], axis=1))
+    low, high = interval([np.concatenate([noise, noise + 0.5], axis=1)], RESAMPLES)
     assert low[0] < 0 < high[0]
     assert 0 < low[1] < 0.52 < high[1]
     half = 1.96 * noise.std() / np.sqrt(len(noise))
     assert high - low == pytest.approx([2 * half] * 2, rel=0.05)
-    assert (interval(noise) == interval(noise)).all()
+    assert (interval([noise], RESAMPLES) == interval([noise], RESAMPLES)).all()
 
 
 @given(st.integers(1, 30), st.integers(0, 2**32 - 1))

@@ -14,8 +14,8 @@ from pipeline import config
 from pipeline.config import io as config_io
 from pipeline.errors import UserError
 from pipeline.redact import mask_all, mask_credentials, mask_uris, mask_value
-from pipeline.report.tracking import open_run
 from pipeline.stream.order import Position
+from pipeline.tracking.run import open_run
 from pipeline.train.optim import build_optimizer
 from pipeline.train.run_folder import open_folder
 from pipeline.train.state import TrainState

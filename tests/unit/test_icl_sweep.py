@@ -85,6 +85,15 @@ def test_a_checked_sweep_begins_with_the_recipe_and_continues_only_as_itself(sha
             check(dataclasses.replace(request, **changes))
 
 
+def test_a_sweep_by_a_search_that_is_gone_is_refused(shards: str, tmp_path: Path) -> None:
+    request = IclRequest(run=small(shards, tmp_path / "out"), trials=8)
+    check(request)
+    file = tmp_path / "out" / "sweep.json"
+    file.write_text(file.read_text().replace('"search": "tpe"', '"search": "pbt"'))
+    with pytest.raises(UserError, match=r"holds a sweep with another .*search"):
+        check(request)
+
+
 def test_a_sweep_is_bound_to_its_data_and_start(shards: str, tmp_path: Path) -> None:
     data = str(shutil.copytree(shards, tmp_path / "data"))
     start = write_checkpoint(tmp_path / "start" / "checkpoints" / "step_00000001")

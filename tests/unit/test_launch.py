@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.train.launch import deliver
-from pipeline.train.relay import Event
+from pipeline.train.mailbox import Event
 
 
 def test_a_failing_event_is_remembered_and_the_next_still_arrives() -> None:

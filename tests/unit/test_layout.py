@@ -25,6 +25,7 @@ LAYERS = [
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.tune"],
     ["pipeline.report"],
+    ["pipeline.tracking"],
     ["jobs"],
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -38,7 +39,8 @@ RAY_MODULES = [
     "pipeline.data.shards",
     "pipeline.stream.stream",
     "pipeline.train.launch",
-    "pipeline.train.loop",
+    "pipeline.train.mailbox",
+    "pipeline.train.trainer",
     "pipeline.tune.search",
     "pipeline.tune.cfr_sweep",
     "pipeline.tune.icl_sweep",
@@ -177,15 +179,15 @@ def test_numpy_side_loads_neither_torch_nor_ray() -> None:
         ("pipeline.data.schema", "def f():\n    from pipeline.clicks import encode", "higher layer"),
         ("pipeline.augment.suem", "from ..stream.samples import sample", "higher layer"),
         ("pipeline.model.head", "from pipeline.train import loss", "higher layer"),
-        ("pipeline.train.icl", "from pipeline.report import tracking", "higher layer"),
+        ("pipeline.train.icl", "from pipeline.tracking import run", "higher layer"),
         ("pipeline.report.report", "import jobs.recipes", "higher layer"),
-        ("pipeline.train.loop", "from pipeline.evaluate.metrics import noc", "never import each other"),
+        ("pipeline.train.trainer", "from pipeline.evaluate.metrics import noc", "never import each other"),
         ("pipeline.evaluate.cfr", "from pipeline import train", "never import each other"),
         ("pipeline.train.icl", "import ray", "may use Ray"),
         ("pipeline.data.manifest", "from ray.data import Dataset", "may use Ray"),
         ("jobs.train", "import ray.train", "may use Ray"),
         ("pipeline.model.neck", "from pipeline.engine import preflight", "brings Ray"),
-        ("pipeline.train.state", "from .loop import fit", "brings Ray"),
+        ("pipeline.train.state", "from .trainer import Trainer", "brings Ray"),
         ("pipeline.augment.transforms", "import torch", "no torch"),
         ("pipeline.stream.stream", "import torch.utils.data", "no torch"),
         ("pipeline.data.readers.folders", "from timm import data", "no torch"),
@@ -200,7 +202,7 @@ def test_a_broken_rule_is_seen(module: str, source: str, complaint: str) -> None
 
 
 def test_a_package_has_its_own_layer() -> None:
-    assert problems("from pipeline.train import loop", "pipeline.data", is_package=True)
+    assert problems("from pipeline.train import trainer", "pipeline.data", is_package=True)
     assert problems("from . import data", "pipeline", is_package=True)
     assert problems("import numpy", "pipeline", is_package=True) == []
 
@@ -213,13 +215,13 @@ def test_a_package_has_its_own_layer() -> None:
             "pipeline.stream.stream",
             "import ray.data\nfrom pipeline.engine.preflight import nodes\nimport raylike, torchlike",
         ),
-        ("pipeline.train.loop", "import torch, ray\nfrom pipeline.stream.stream import batches"),
+        ("pipeline.train.trainer", "import torch, ray\nfrom pipeline.stream.stream import batches"),
         (
             "pipeline.evaluate.job",
             "from pipeline.data import shards\nfrom pipeline.model.checkpoints import load_model",
         ),
-        ("pipeline.tune.cfr_sweep", "from pipeline.train import loop\nfrom pipeline.evaluate import job"),
-        ("jobs.train", "from pipeline.train import loop\nfrom pipeline.engine.main import main"),
+        ("pipeline.tune.cfr_sweep", "from pipeline.train import trainer\nfrom pipeline.evaluate import job"),
+        ("jobs.train", "from pipeline.train import trainer\nfrom pipeline.engine.main import main"),
     ],
 )
 def test_a_kept_rule_is_silent(module: str, source: str) -> None:

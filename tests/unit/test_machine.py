@@ -146,13 +146,15 @@ def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 def test_too_few_open_files() -> None:
     code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
-    code += "from pipeline import machine\ntry: machine.raise_open_files()\n"
+    code += "from pipeline.engine import machine\ntry: machine.raise_open_files()\n"
     code += "except Exception as e: print(type(e).__name__, e)"
     assert "UserError This process may open 200 files" in run(code).stdout
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
-    code = "import os, sys; sys.path.insert(0, os.getcwd()); from pipeline import machine; os.mkdir(sys.argv[1])\n"
+    code = (
+        "import os, sys; sys.path.insert(0, os.getcwd()); from pipeline.engine import machine; os.mkdir(sys.argv[1])\n"
+    )
     code = code.replace("sys.argv[1]", repr(str(tmp_path / "x")))
     code += f"os.chdir({str(tmp_path / 'x')!r}); os.rmdir({str(tmp_path / 'x')!r})\n"
     code += "try: machine.check_working_folder()\nexcept Exception as e: print(type(e).__name__, e)"

@@ -24,7 +24,7 @@ from pipeline.model.start import new_model
 from pipeline.model.tensor_files import Part, decode, encode, file_name
 from pipeline.report.compare import read_earlier
 from pipeline.train.run_folder import CONFIG, open_folder
-from pipeline.tune.best import read_setting
+from pipeline.tune.setting_file import read_setting
 from tests.made import rows_of_blobs, write_checkpoint, write_dataset
 
 FLAT = config_io.flatten(TrainConfig())

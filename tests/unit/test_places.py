@@ -17,9 +17,9 @@ from mlflow import MlflowClient
 from jobs import track_sync
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.report.places import kept_spools, spool_folder, spools_of, state_folder
-from pipeline.report.spool import Identity, Spool
-from pipeline.report.tracking import Run, open_run
+from pipeline.tracking.places import kept_spools, spool_folder, spools_of, state_folder
+from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.spool import Identity, Spool
 
 AWAY = config.Tracking(uri="http://127.0.0.1:9", experiment="unit")
 

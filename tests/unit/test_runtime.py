@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import RayTaskError
 
+from pipeline.engine.connect import tell_plainly
 from pipeline.engine.main import main
 from pipeline.engine.preflight import require
 from pipeline.engine.progress import Progress, duration
@@ -49,6 +50,14 @@ def test_progress_says_rows_and_rate(capsys: pytest.CaptureFixture[str]) -> None
     line = capsys.readouterr().err
     assert line.startswith("reading: 4/4 rows, ")
     assert line.endswith("last note\n")
+
+
+def test_the_engine_speaks_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    many = "WARNING: 8 PYTHON worker processes have been started on node: ab12 with address: 10.0.0.1, which is 4x"
+    died = "\x1b[33mA worker died\x1b[0m or was killed\n  while executing a task. " + 100 * "To troubleshoot "
+    tell_plainly({"lines": [many, died, ""], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("engine: A worker died or was killed while executing a task. To") and len(line) < 420
 
 
 def test_rates_leave_out_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,30 +10,14 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline import storage
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.storage import s3, s3_client, s3_conditions
-from tests.faulty_s3 import WRITING, FaultyS3
+from pipeline.storage import s3, s3_client
+from tests.faulty_s3 import WRITING, FaultyS3, forget_clients
 
 SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_PROFILE")
 SECRET = "not-to-be-seen-anywhere"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
-
-
-def forget() -> None:
-    s3_client.forget()
-    for cached in (s3_conditions.conditional, storage._arrow):
-        cached.cache_clear()
 
 
 @pytest.fixture
@@ -50,11 +34,11 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setattr(s3, "LONGEST_PAUSE", 0.05)
-    forget()
+    forget_clients()
     s3_client.connect(3).create_bucket(Bucket="bkt")
     yield faulty
     faulty.close()
-    forget()
+    forget_clients()
 
 
 @pytest.fixture
@@ -215,11 +199,11 @@ def test_messages(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_credentials(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    forget()
+    forget_clients()
     with pytest.raises(UserError, match="no AWS credentials"):
         storage.read_bytes("s3://bkt/x")
     monkeypatch.setenv("AWS_PROFILE", "absent")
-    forget()
+    forget_clients()
     with pytest.raises(UserError, match="absent"):
         storage.read_bytes("s3://bkt/x")
 
@@ -234,7 +218,7 @@ def test_settings_of_a_profile(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    forget()
+    forget_clients()
     assert storage.read_bytes("s3://bkt/p/x") == b"1"
     assert s3.client("bkt").meta.region_name == "eu-north-1"
     fs, path = storage.arrow_filesystem("s3://bkt/p/x")
@@ -243,7 +227,7 @@ def test_settings_of_a_profile(proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_dead_store_is_reported_soon(proxy: FaultyS3) -> None:
     proxy.down = True
-    forget()
+    forget_clients()
     with pytest.raises(StorageUnavailable, match="s3://bkt cannot be reached"):
         storage.read_bytes("s3://bkt/x")
 

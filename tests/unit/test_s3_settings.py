@@ -13,29 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from pipeline import storage
 from pipeline.data import fingerprint
 from pipeline.errors import StorageUnavailable, UserError
-from pipeline.storage import s3, s3_client, s3_conditions
+from pipeline.storage import s3, s3_client
 from pipeline.storage.looks import look_of
-from tests.faulty_s3 import FaultyS3
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
-
-
-def forget() -> None:
-    s3_client.forget()
-    for cached in (s3_conditions.conditional, storage._arrow):
-        cached.cache_clear()
+from tests.faulty_s3 import FaultyS3, forget_clients
 
 
 @pytest.fixture
@@ -50,9 +34,9 @@ def env(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-seen")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setattr(s3, "LONGEST_PAUSE", 0.05)
-    forget()
+    forget_clients()
     yield monkeypatch
-    forget()
+    forget_clients()
 
 
 @pytest.fixture
@@ -109,7 +93,7 @@ def test_plain_checksums_unless_asked(proxy: FaultyS3, env: pytest.MonkeyPatch) 
     storage.write_bytes("s3://bkt/sums", b"1")
     assert seen == []
     env.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
-    forget()
+    forget_clients()
     storage.write_bytes("s3://bkt/sums", b"1")
     assert any("crc" in name for name in seen)
 
@@ -128,7 +112,7 @@ def test_an_authority_of_ones_own(
             env.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
         else:
             env.setenv(variable, str(authority / "ca.pem"))
-        forget()
+        forget_clients()
         storage_of_engine(variable)
     finally:
         tls.close()
@@ -153,7 +137,7 @@ def test_below_a_path_of_a_gateway(server: str, env: pytest.MonkeyPatch) -> None
     try:
         for end in ("", "/"):
             env.setenv("AWS_ENDPOINT_URL", f"{gateway.url}/objectstore{end}")
-            forget()
+            forget_clients()
             storage_of_engine("gateway")
         assert gateway.counts["PUT"] >= 2
     finally:
@@ -174,7 +158,7 @@ def test_the_region_counts(proxy: FaultyS3, env: pytest.MonkeyPatch, variables: 
     )
     for name, value in variables.items():
         env.setenv(name, value)
-    forget()
+    forget_clients()
     if good:
         assert storage.read_bytes("s3://bkt/region") == b"1"
         return
@@ -228,7 +212,7 @@ def test_credentials_of_a_process_are_renewed(proxy: FaultyS3, env: pytest.Monke
     env.delenv("AWS_SECRET_ACCESS_KEY")
     env.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     env.setenv("AWS_PROFILE", "lab")
-    forget()
+    forget_clients()
     storage.write_bytes("s3://bkt/process", b"1")
     fs, path = storage.arrow_filesystem("s3://bkt/process")
     assert fs.get_file_info(path).size == 1
@@ -244,7 +228,7 @@ def test_credentials_of_a_container(proxy: FaultyS3, env: pytest.MonkeyPatch, tm
     (tmp_path / "token").write_text("pod")
     env.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent.url}/keys")
     env.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
-    forget()
+    forget_clients()
     storage.write_bytes("s3://bkt/container", b"1")
     assert agent.counts["GET"] == 1
     agent.close()

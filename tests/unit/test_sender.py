@@ -12,11 +12,11 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import config
-from pipeline.report import sender
-from pipeline.report.mlstore import set_client_environment
-from pipeline.report.spool import Journal, Spool
-from pipeline.report.sync import sync
-from pipeline.report.tracking import Run, open_run
+from pipeline.tracking import sender
+from pipeline.tracking.mlflow_store import set_client_environment
+from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.spool import Journal, Spool
+from pipeline.tracking.sync import sync
 
 SLOW, FILES = 0.05, 40  # seconds of each request to the slow store; more files than it takes in a second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import optuna
@@ -166,6 +167,13 @@ def test_words_replace_add_fix_and_restrict() -> None:
     with pytest.raises(UserError, match="not both"):
         icl("loss.weights=choice([1],[1,2])", "loss.weights.count=3")
     assert weights.SHAPE not in icl("loss.weights=choice([1],[1,2])").dimensions
+
+
+def test_default_ranges_are_written_as_a_person_would() -> None:
+    assert icl().to_dict()["optim.lr"] == "loguniform(0.0003,0.03)"
+    for recipe in RECIPES.values():
+        for text in build("icl", config := recipe(), icl_defaults(config)).to_dict().values():
+            assert not re.search(r"\d{6}", text), text
 
 
 def test_settings_that_mean_the_same_are_one() -> None:

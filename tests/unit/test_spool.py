@@ -8,15 +8,16 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.report import environment, mlstore
-from pipeline.report.spool import Journal, Spool, file_lock
-from pipeline.report.tracking import Run, resolve_tracking
+from pipeline.report import environment
+from pipeline.tracking import mlflow_store
+from pipeline.tracking.run import Run, resolve_tracking
+from pipeline.tracking.spool import Journal, Spool, file_lock
 
 
 def test_environment_is_plain_and_knows_the_versions() -> None:
@@ -56,7 +57,7 @@ def test_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         handle.write(b'{"i": 4')  # a process died while it wrote
     again = Journal(tmp_path / "records.jsonl")
     assert [record["i"] for record, _ in again.unsent(9)] == [2, 3]
-    monkeypatch.setattr("pipeline.report.spool.COMPACT_BYTES", 1)
+    monkeypatch.setattr("pipeline.tracking.spool.COMPACT_BYTES", 1)
     whole = Journal(tmp_path / "whole.jsonl")
     whole.append({"i": 0})
     whole.mark(whole.unsent(1)[0][1])
@@ -111,6 +112,23 @@ def test_a_new_lane_that_another_process_takes_for_an_orphan(tmp_path: Path, mon
 
 
 def test_names_that_mlflow_refuses_are_cleaned() -> None:
-    assert mlstore.clean_name("grabcut/NoC@90 (x)") == "grabcut/NoC_90 _x_"
+    assert mlflow_store.clean_name("grabcut/NoC@90 (x)") == "grabcut/NoC_90 _x_"
     with pytest.raises(ValueError, match="relative"):
         Run().text("x", "../x.txt")
+
+
+def test_a_lock_in_a_folder_that_another_process_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Path.mkdir, []
+
+    def removed_after_mkdir_saw_it(path: Path, *args: Any, **kwargs: Any) -> None:
+        calls.append(path)
+        if len(calls) == 1:  # `mkdir` finds it, and does not when it then looks whether it is a folder
+            raise FileExistsError(path)
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", removed_after_mkdir_saw_it)
+    with file_lock(tmp_path / "spool" / "lock"):
+        assert len(calls) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        file_lock(tmp_path / "file" / "lock").__enter__()

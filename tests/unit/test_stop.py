@@ -70,7 +70,7 @@ AS_IN_A_TERMINAL = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # whatever th
 
 
 def script(body: str, before: str = AS_IN_A_TERMINAL) -> list[str]:
-    head = f"import signal, sys, threading, time\nfrom pipeline import stop\n{before}\nstop.listen()\n"
+    head = f"import signal, sys, threading, time\nfrom pipeline.engine import stop\n{before}\nstop.listen()\n"
     return [sys.executable, "-c", f"{head}print('ready', flush=True)\n{body}"]
 
 

@@ -9,8 +9,8 @@ from sqlalchemy.engine import make_url
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.report.store_uri import checked_uri, sqlite_path, sqlite_uri
-from pipeline.report.tracking import resolve_tracking
+from pipeline.tracking.run import resolve_tracking
+from pipeline.tracking.store_uri import checked_uri, sqlite_path, sqlite_uri
 
 FOLDERS = [
     "plain",

@@ -12,9 +12,9 @@ from jobs.tune_log import print_best
 from pipeline.config import TrainConfig
 from pipeline.report import sweep_plots
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
-from pipeline.tune.best import write_settings
-from pipeline.tune.outcome import summary_of
+from pipeline.tune.setting_file import write_settings
 from pipeline.tune.spaces import build
+from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import OBJECTIVES, Trial
 from tests.sweep_example import OBJECTIVES_, SPACE, sweep_summary, sweep_trials
 
@@ -51,6 +51,8 @@ def test_settings_in_words() -> None:
     assert describe_setting(base, base) == "as published"
     assert describe_setting({**base, "cfr.steps": 2, "cfr.flip": False}, base) == "steps 2, flip false"
     assert describe_setting({"loss.weights": (1.0, 2.0)}, {}) == "weights [1, 2]"
+    alike = {"loss.gamma": 2.0, "clicks.gamma": 0.1 * 3, "seed": 1}
+    assert describe_setting(alike, {}) == "loss.gamma 2, clicks.gamma 0.3, seed 1"
     both = {"loss.gamma": 0.5, "clicks.gamma": 0.8, "optim.lr": 1e-4}
     assert describe_setting(both, {**both, "loss.gamma": 1.0, "optim.lr": 1.0}) == "loss.gamma 0.5, lr 0.0001"
 

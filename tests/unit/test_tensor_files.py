@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.model.tensor_files import Part, decode, encode, file_name, join, take_rows, writers_of
+from pipeline.model.tensor_files import Part, assemble, decode, encode, file_name, take_rows, writers_of
 
 
 def cut(tensors: dict[str, torch.Tensor], writers: int) -> list[Part]:
@@ -35,7 +35,7 @@ def made(rows: list[int]) -> dict[str, torch.Tensor]:
 def test_any_number_of_readers_finds_its_rows(rows: list[int], writers: int, readers: int) -> None:
     tensors = made(rows)
     parts = [decode(encode(part), "x") for part in cut(tensors, writers)]
-    joined = join(parts, "x")
+    joined = assemble(parts, "x")
     assert joined.pop("whole") == 3
     assert joined.keys() == tensors.keys()
     assert all(torch.equal(joined[name], tensor) for name, tensor in tensors.items())
@@ -53,7 +53,7 @@ def test_any_number_of_readers_finds_its_rows(rows: list[int], writers: int, rea
 def test_missing_rows_and_damage_are_named() -> None:
     parts = cut(made([5]), 3)
     with pytest.raises(UserError, match="step_7 is incomplete: rows 2 to 4 of t0"):
-        join([parts[0], parts[2]], "step_7")
+        assemble([parts[0], parts[2]], "step_7")
     with pytest.raises(UserError, match="step_7 is incomplete: rows 4 to 4 of t0"):
         take_rows(parts[:2], {"t0": (1, 5)}, "step_7")
     for data in (b"", b"cut", encode(parts[0])[:-3]):

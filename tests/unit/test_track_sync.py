@@ -15,10 +15,10 @@ from mlflow import MlflowClient
 from jobs.track_sync import job
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.report.mlstore import now_ms
-from pipeline.report.places import kept_spools
-from pipeline.report.spool import Spool
-from pipeline.report.tracking import Run, open_run
+from pipeline.tracking.mlflow_store import now_ms
+from pipeline.tracking.places import kept_spools
+from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.spool import Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 AWAY = "http://127.0.0.1:9"
@@ -103,7 +103,7 @@ def test_what_a_running_process_has_is_left_to_it(
     out = str(tmp_path / "run")
     first = start(out)
     first.close("FAILED", timeout=0.1)
-    monkeypatch.setattr("pipeline.report.sender.GATHER_SECONDS", 60)
+    monkeypatch.setattr("pipeline.tracking.sender.GATHER_SECONDS", 60)
     with monkeypatch.context() as patch:
         patch.setattr(Spool, "orphans", lambda self: [])  # it does not take the first one's lane
         second = start(out, store.uri)
@@ -142,7 +142,7 @@ def test_mistakes(store: config.Tracking, tmp_path: Path, monkeypatch: pytest.Mo
 KILLED = """
 import os, signal, sys
 from pipeline.config import Tracking
-from pipeline.report.tracking import open_run
+from pipeline.tracking.run import open_run
 run = open_run(Tracking(uri=sys.argv[1], experiment="unit"), kind="train", name="killed", params={}, out=sys.argv[2])
 run.metrics({"loss": 1.0}, step=1)
 run.close(status=None) if len(sys.argv) > 3 else None

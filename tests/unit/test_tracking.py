@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 
 from pipeline import config
 from pipeline.config import io as config_io
-from pipeline.report.spool import Spool
-from pipeline.report.sync import sync
-from pipeline.report.tracking import Run, open_run
+from pipeline.errors import UserError
+from pipeline.tracking.run import Run, open_run, resolve_tracking
+from pipeline.tracking.spool import Spool
+from pipeline.tracking.sync import sync
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,9 +90,9 @@ def test_what_a_killed_process_left_is_sent_by_the_next(store: config.Tracking, 
     script = f"""
         import os, signal
         from pipeline.config import Tracking
-        from pipeline.report.tracking import open_run
-        import pipeline.report.sender
-        pipeline.report.sender.GATHER_SECONDS = 60
+        from pipeline.tracking.run import open_run
+        import pipeline.tracking.sender
+        pipeline.tracking.sender.GATHER_SECONDS = 60
         run = open_run(Tracking(uri={store.uri!r}, experiment="unit"), kind="train", name="killed",
                        params={{}}, out={str(tmp_path / "run")!r})
         assert run.run_id
@@ -139,7 +140,7 @@ def test_two_processes_of_one_run(store: config.Tracking, tmp_path: Path) -> Non
 def test_a_refused_record_does_not_hold_up_the_others(
     store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.tracking.clean_name", lambda name: name)
+    monkeypatch.setattr("pipeline.tracking.run.clean_name", lambda name: name)
     with start(store, tmp_path / "run") as run:
         run.metrics({"good": 1.0}, 1)
         run.metrics({"bad@name": 1.0}, 2)
@@ -176,7 +177,7 @@ def test_processes_that_make_a_store_at_once(tmp_path: Path) -> None:
     script = f"""
         import sys
         from pipeline.config import Tracking
-        from pipeline.report.tracking import open_run
+        from pipeline.tracking.run import open_run
         run = open_run(Tracking(uri="sqlite:///{tmp_path}/new.db"), kind="tune", name=sys.argv[1], params={{}},
                        out="{tmp_path}/run" + sys.argv[1], wait=100)
         sys.exit(0 if run.run_id and run.close(timeout=100) else 1)
@@ -226,3 +227,15 @@ def test_no_credentials_and_no_overlong_values(store: config.Tracking, tmp_path:
     assert found.data.params["long"].endswith("(cut; 7000 characters)") and len(found.data.params["long"]) == 6000
     assert found.data.tags["signed"] == "https://h/x?X-Amz-Signature=***&b=1"
     assert not [f for f in (tmp_path / "run").rglob("*") if f.is_file() and b"hunter2" in f.read_bytes()]
+
+
+def test_a_working_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir("/proc")  # where root cannot write either
+    with pytest.raises(UserError, match=r"working folder cannot be written: give --tracking\.uri"):
+        resolve_tracking(config.Tracking(), "s3://bucket/runs")
+    found = resolve_tracking(config.Tracking(), str(tmp_path))
+    assert found.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert f"the working folder cannot be written; using {tmp_path / 'mlflow.db'}" in capsys.readouterr().out

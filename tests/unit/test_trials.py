@@ -18,12 +18,12 @@ from jobs.flags import config_flag, joined, without_config
 from jobs.recipes import RECIPES
 from pipeline.config import Cfr, TrainConfig
 from pipeline.errors import UserError
-from pipeline.tune import best
-from pipeline.tune.matter import spreads, study_of
-from pipeline.tune.outcome import summary_of
+from pipeline.tune import setting_file
+from pipeline.tune.importance import spreads, study_of
 from pipeline.tune.proposals import key_of, point_of, published, setting_of
 from pipeline.tune.search import propose
 from pipeline.tune.spaces import Space, build, cfr_defaults, icl_defaults
+from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import (
     OBJECTIVES,
     Trial,
@@ -181,9 +181,9 @@ def test_summary_of_any_trials(seed: int) -> None:
 def write_best(folder: Path, space: Space, point: dict[str, Any], **changes: Any) -> str:
     drawn = point_of(space, point)
     one = Trial(4, "done", drawn, setting_of(space, drawn), {"noc90": 5.0})
-    content = {**best.setting_file(one, "why", space, [NOC], "/sweep"), **changes}
-    (folder / best.BEST).write_text(json.dumps(content))
-    return str(folder / best.BEST)
+    content = {**setting_file.setting_content(one, "why", space, [NOC], "/sweep"), **changes}
+    (folder / setting_file.BEST).write_text(json.dumps(content))
+    return str(folder / setting_file.BEST)
 
 
 def test_evaluate_takes_best_json_and_flags_win(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline.engine import watch
 from pipeline.engine.machine import started_at
 from pipeline.engine.watch import BEAT_SECONDS, IDLE, Sign, Signs, kill
 
@@ -129,3 +132,27 @@ def test_a_stopped_process_is_killed_and_another_of_its_number_is_not(sleeper: s
     assert kill(sleeper.pid, started)
     assert sleeper.wait(timeout=30) == -signal.SIGKILL
     assert not kill(sleeper.pid, started), "it is gone"
+
+
+@pytest.mark.parametrize(("answers", "forgotten_after"), [([True], 1), ([False, False, True], 3), ([False] * 9, 4)])
+def test_what_could_not_be_killed_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, answers: list[bool], forgotten_after: int
+) -> None:
+    """On a busy machine the process that kills may come too late; one that is cut off is left to the engine."""
+    hung, ended = watch.Hung(RANK, 65.0, answers=False), threading.Event()
+    tried: list[bool] = []
+    held = [hung]
+
+    def forget(process: object) -> None:
+        held.clear()
+        ended.set()
+
+    def call(function: Callable[..., object]) -> SimpleNamespace:
+        return SimpleNamespace(remote=function)
+
+    signs = SimpleNamespace(overdue=call(lambda *_: [*held]), forget=call(forget), quiet=call(lambda *_: []))
+    monkeypatch.setattr(watch, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(watch.ray, "get", lambda result, timeout: result)
+    monkeypatch.setattr(watch, "end", lambda hung, say: tried.append(True) or answers[len(tried) - 1])
+    watch._watch(signs, 600.0, ended, print)
+    assert len(tried) == forgotten_after

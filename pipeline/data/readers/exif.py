@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import cv2
 import numpy as np
-from PIL import Image
 
-from pipeline.data.images import decode, orient
-
-ORIENTATION = 0x0112
+from pipeline.data.images import decode, exif_orientation, orient
 
 
 def orientation_of(data: bytes, shown: np.ndarray) -> int:
@@ -20,15 +15,11 @@ def orientation_of(data: bytes, shown: np.ndarray) -> int:
         data: the encoded picture.
         shown: (H, W, 3) uint8 RGB, the decoded one.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            claimed = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block makes Pillow raise nearly anything, and OpenCV may still read it
-        claimed = 0
+    claimed = exif_orientation(data, unread=0)  # OpenCV may still read what Pillow cannot
     if claimed == 1:
         return 1
     stored = decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    for orientation in [claimed] if claimed in range(2, 9) else range(2, 9):
+    for orientation in [claimed] if claimed else range(2, 9):
         if np.array_equal(orient(stored, orientation), shown) and (claimed or not np.array_equal(stored, shown)):
             return orientation
     return 1

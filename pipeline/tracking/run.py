@@ -1,13 +1,13 @@
 """MLflow runs that never stop or slow the work they describe.
 
-What is logged is appended to a spool folder (`pipeline.report.spool`) and a background thread sends it
-(`pipeline.report.sender`), so a tracking server that is slow, down or restarted costs nothing but delay:
+What is logged is appended to a spool folder (`pipeline.tracking.spool`) and a background thread sends it
+(`pipeline.tracking.sender`), so a tracking server that is slow, down or restarted costs nothing but delay:
 
     with open_run(tracking, kind="train", name="tiny", params=flatten(cfg), out=out) as run:
         run.metrics({"loss": 0.3}, step=20)
 
 The output, local or on object storage, decides which run it is: the same `out` is the same MLflow run, on whatever
-machine (`pipeline.report.places`).
+machine (`pipeline.tracking.places`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import io
 import os
 import shlex
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,11 +31,11 @@ from pipeline import config
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
 from pipeline.report.environment import environment_tags
-from pipeline.report.mlstore import OPENED_TAG, clean_name, now_ms, text_of
-from pipeline.report.places import claim
-from pipeline.report.sender import Sender, SenderThread
-from pipeline.report.spool import Identity, Journal, Lane, Spool
-from pipeline.report.store_uri import checked_uri, sqlite_uri
+from pipeline.tracking.mlflow_store import OPENED_TAG, clean_name, now_ms, text_of
+from pipeline.tracking.places import claim
+from pipeline.tracking.sender import Sender, SenderThread
+from pipeline.tracking.spool import Identity, Journal, Lane, Spool
+from pipeline.tracking.store_uri import checked_uri, sqlite_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,19 +62,30 @@ def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> conf
     uri = tracking.uri.strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         root = Path.cwd()
-        if _RAY_WORKING_DIR in root.parts:
+        wrong = "is temporary" if _RAY_WORKING_DIR in root.parts else "" if _writable(root) else "cannot be written"
+        if wrong:
             if not fallback_root or "://" in fallback_root:
                 raise UserError(
-                    "A submitted job has no lasting working folder for an MLflow store: give --tracking.uri "
+                    f"There is no place for an MLflow store, as the working folder {wrong}: give --tracking.uri "
                     "or the environment variable MLFLOW_TRACKING_URI, or --tracking.no-enabled."
                 )
             root = Path(fallback_root).absolute()
-            print(f"tracking: no URI given and the working folder is temporary; using {root / 'mlflow.db'}", flush=True)
+            print(f"tracking: no URI given and the working folder {wrong}; using {root / 'mlflow.db'}", flush=True)
         uri = sqlite_uri(root / "mlflow.db")
     experiment = tracking.experiment
     if experiment == config.Tracking().experiment:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or experiment
     return replace(tracking, uri=checked_uri(uri), experiment=experiment)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder, or the store that is there be written."""
+    store = folder / "mlflow.db"
+    try:
+        with store.open("r+b") if store.exists() else tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 class Run:

@@ -19,7 +19,9 @@ BEST = "best.json"
 SETTINGS = "settings"  # folder of the files of the front
 
 
-def setting_file(trial: Trial, why: str, space: Space, objectives: Sequence[Objective], sweep: str) -> dict[str, Any]:
+def setting_content(
+    trial: Trial, why: str, space: Space, objectives: Sequence[Objective], sweep: str
+) -> dict[str, Any]:
     """The content of best.json: what `jobs.evaluate --config` and `jobs.train RECIPE --config` take.
 
     cfr: all of `cfr.*`, but the crop only where the trial set one (else it is the data set's own). icl: the names that
@@ -48,7 +50,7 @@ def write_settings(
         storage.write_bytes(storage.join(out, BEST), json.dumps(summary["best"], indent=1).encode())
     by_id = {trial.id: trial for trial in trials}
     for number in dict.fromkeys([*summary["front"], *(step["trial"] for step in summary["worth"])]):
-        content = setting_file(by_id[number], "It is on the Pareto front.", space, objectives, out)
+        content = setting_content(by_id[number], "It is on the Pareto front.", space, objectives, out)
         uri = storage.join(out, SETTINGS, f"trial-{number:04d}.json")
         storage.write_bytes(uri, json.dumps(content, indent=1).encode())
 

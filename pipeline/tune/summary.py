@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.tune.best import setting_file
-from pipeline.tune.matter import spreads
+from pipeline.tune.importance import spreads
+from pipeline.tune.setting_file import setting_content
 from pipeline.tune.spaces import Space
 from pipeline.tune.trials import Difference, Objective, Trial, at_common_step, best, front, split, worth_using
 
@@ -48,5 +48,5 @@ def summary_of(
             o.name: [asdict(s) for s in spreads(compared, space.searched, objectives, i)]
             for i, o in enumerate(objectives)
         },
-        "best": None if chosen is None else setting_file(chosen[0], chosen[1], space, objectives, sweep),
+        "best": None if chosen is None else setting_content(chosen[0], chosen[1], space, objectives, sweep),
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
-from pipeline.report.spool import Identity, Lane, Spool
+from pipeline.tracking.spool import Identity, Lane, Spool
 
 STATE_VARIABLE = "CFR_ICL_STATE"
 HOME = "tracking.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.redact import check_secrets, mask_uris, mask_value
-from pipeline.report.spool import Identity, Spool, file_lock
-from pipeline.report.store_uri import sqlite_path
+from pipeline.tracking.spool import Identity, Spool, file_lock
+from pipeline.tracking.store_uri import sqlite_path
 
 KEY_TAG = "cfr_icl.key"
 OPENED_TAG = "cfr_icl.opened"  # when a process last began to log to the run, in milliseconds

@@ -11,10 +11,10 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from tests.e2e.conftest import Switch
 from tests.faulty_s3 import FaultyS3
 
-from .local import EVERY, ROOT, SMALL, STEPS, Local, contents, last_step, until
+from .local_cluster import EVERY, ROOT, SMALL, STEPS, Local, contents, last_step, until
 
 
-class HurtRun:
+class FaultedRun:
     """The job: the options of the reference run, its S3 requests through a proxy, its MLflow through a switch.
 
     Attributes:

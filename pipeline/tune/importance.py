@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pipeline.tune.dimensions import Dimension, Range, plain, text_of
+from pipeline.tune.dimensions import Dimension, Range, plain, shown, text_of
 from pipeline.tune.trials import Objective, Trial, scores
 
 SHUFFLES = 2000
@@ -137,7 +137,7 @@ def _groups(values: Sequence[Any], dimension: Dimension) -> tuple[list[str], np.
     distinct = sorted(set(values), key=lambda v: (str(type(v)), v))
     continuous = isinstance(dimension, Range) and dimension.step is None
     if not continuous or len(distinct) <= BINS:
-        return [text_of(v) for v in distinct], np.array([distinct.index(v) for v in values])
+        return [(shown if continuous else text_of)(v) for v in distinct], np.array([distinct.index(v) for v in values])
     array = np.array(values, np.float64)
     ranks = np.argsort(np.argsort(array, kind="stable"), kind="stable")
     codes = ranks * BINS // len(array)

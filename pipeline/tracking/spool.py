@@ -54,10 +54,14 @@ def _is_there(path: Path, handle: TextIO) -> bool:
 def file_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path` (made when absent), waiting for it."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = path.open("a")
         except FileNotFoundError:  # the folder was removed in this moment
+            continue
+        except FileExistsError:  # it was there for mkdir, and gone for its look whether it is a folder
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
             continue
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.redact import mask_credentials
-from pipeline.report.mlstore import OpenRun, Refused, RunMissing, set_client_environment, translate
-from pipeline.report.places import note_run
-from pipeline.report.spool import Lane, Spool
+from pipeline.tracking.mlflow_store import OpenRun, Refused, RunMissing, set_client_environment, translate
+from pipeline.tracking.places import note_run
+from pipeline.tracking.spool import Lane, Spool
 
 GATHER_SECONDS = 0.5  # records that come within this time travel together
 RETRY_SECONDS = (1.0, 60.0)  # first and longest wait between two tries

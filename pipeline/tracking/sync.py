@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pipeline.config import Tracking
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
-from pipeline.report.mlstore import now_ms
-from pipeline.report.sender import Sender
-from pipeline.report.spool import Spool, Waiting
-from pipeline.report.tracking import resolve_tracking
+from pipeline.tracking.mlflow_store import now_ms
+from pipeline.tracking.run import resolve_tracking
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.spool import Spool, Waiting
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Tracking: MLflow runs that never stop or slow the work they describe."""
