@@ -32,8 +32,9 @@ from pipeline.config import Cfr, Eval, Model
 from pipeline.data.images import decode_sample
 from pipeline.data.readers import open_reader
 from pipeline.evaluate import batch, cfr, zoom
-from pipeline.evaluate.batch import Network, ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
+from pipeline.evaluate.shared import Network, ObjectResult, Target
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
 from pipeline.model.segmenter import ClickSegmenter

@@ -10,14 +10,13 @@ from typing import Any
 
 from pipeline import config, storage
 from pipeline.evaluate.job import Evaluation
-from pipeline.evaluate.plan import Setting
 from pipeline.evaluate.request import Checked, options
+from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.views import view
 from pipeline.report.compare import Earlier, differences
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import object_strip
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
-from pipeline.report.settings import setting_name
 from pipeline.tracking.run import Run, open_run, resolve_tracking
 
 
@@ -82,12 +81,12 @@ def tracked(checked: Checked, tracking: config.Tracking) -> Iterator[EvaluationL
 
 
 def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPicture:
-    seen = view(row, evaluation.items, evaluation.parts)
+    seen = view(row, evaluation.units, evaluation.parts)
     return ObjectPicture(
         dataset=row["dataset"],
         image_id=row["image_id"],
         object_id=row["object_id"],
-        setting=setting_name(row["cfr_steps"], row["cfr_clicks"], row["adaptive"]),
+        setting=Setting.of(row).name,
         iou=row["iou"][-1],
         strip=object_strip(seen.image, seen.truth, seen.clicks, seen.masks, seen.ious),
         kind=kind,
@@ -95,7 +94,7 @@ def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPi
 
 
 def _prefix(entry: dict[str, Any]) -> str:
-    return f"{entry['dataset']}/{Setting(entry['cfr_steps'], entry['cfr_clicks'], entry['adaptive']).label}"
+    return f"{entry['dataset']}/{Setting.of(entry).label}"
 
 
 def _final_metrics(entry: dict[str, Any]) -> dict[str, float]:
@@ -113,7 +112,7 @@ def print_table(summary: dict[str, Any]) -> None:
     )
     print(f"{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
     for entry in summary["results"]:
-        label = setting_name(entry["cfr_steps"], entry["cfr_clicks"], entry["adaptive"])
+        label = Setting.of(entry).name
         print(f"{entry['dataset']:<16}{label:<12}{entry['objects']:>8}", end="")
         if entry["objects"]:
             cells = [entry["noc"].get(level) for level in ("80", "85", "90", "95")]

@@ -8,9 +8,9 @@ from typing import Any
 
 from jobs.tune_log import WAIT, SweepLog, about_sweep, print_best, tracked
 from pipeline import config
-from pipeline.tune import cfr_parts
+from pipeline.evaluate.results import passes
 from pipeline.tune.cfr_request import CheckedSweep, identity
-from pipeline.tune.cfr_sweep import Sweep
+from pipeline.tune.cfr_sweep import Sweep, by_object, rows_of
 from pipeline.tune.summary import summary_of
 from pipeline.tune.trials import Trial, paired_difference, split
 
@@ -55,12 +55,12 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
 
     def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
         assert quality is not None
-        both = [cfr_parts.by_object(cfr_parts.rows_of(sweep.objects, t.id), quality.name, rules) for t in (a, b)]
+        both = [by_object(rows_of(sweep.objects, t.id), quality.name, rules) for t in (a, b)]
         return paired_difference(*both)
 
     return {
         **summary_of(sweep.trials, checked.space, checked.objectives, difference, checked.out),
-        "passes": cfr_parts.passes(sweep.objects),
+        "passes": passes(sweep.objects),
         "rejected": sweep.rejected.num_rows,
     }
 

@@ -18,7 +18,7 @@ from pipeline.config import Cfr, Data, Model, TrainConfig
 from pipeline.config import io as config_io
 from pipeline.data.manifest import MANIFEST, Manifest, ShardInfo
 from pipeline.data.schema import SCHEMA_VERSION, ObjectInfo, Row, encode_map, table
-from pipeline.evaluate.batch import Target
+from pipeline.evaluate.shared import Target
 from pipeline.model.checkpoints import FORMAT, MODEL, STATE
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import file_name

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pipeline.clicks.encode import Click
 from pipeline.evaluate.metrics import summarize
 from pipeline.evaluate.results import OBJECTS
+from pipeline.evaluate.setting import Setting
 from pipeline.report.overlay import object_strip
-from pipeline.report.report import ObjectPicture, pick_objects, setting_name
+from pipeline.report.report import ObjectPicture, pick_objects
 
 HOSTILE = "<script>document.title='owned'</script> | [x](y) `z` & \"q\""
 SETTINGS = ((0, 1, False), (1, 1, False), (4, 1, False))
@@ -105,7 +106,7 @@ def pictures_of(objects: pa.Table, rng: np.random.Generator) -> list[ObjectPictu
                     row["dataset"],
                     row["image_id"],
                     row["object_id"],
-                    setting_name(row["cfr_steps"], row["cfr_clicks"], row["adaptive"]),
+                    Setting.of(row).name,
                     row["iou"][-1],
                     object_strip(image, truth, clicks, masks, row["iou"]),
                     kind,

@@ -1,4 +1,4 @@
-"""Evaluation on Ray: plan items through a pool of inference actors, each leaving its part on storage.
+"""Evaluation on Ray: units of work through a pool of inference actors, each leaving its part on storage.
 
 The position of an evaluation is the set of parts that exist: the same command again evaluates what is missing, whether
 it ended by itself, was killed or lost machines. Parts become tables at the end, in plan order, each object once.
@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.config import Cfr
 from pipeline.data.fingerprint import checksum
 from pipeline.engine.progress import Progress
 from pipeline.evaluate import results
-from pipeline.evaluate.item import evaluate_item
 from pipeline.evaluate.left_out import sentences
-from pipeline.evaluate.plan import DataSet, Item, plan
-from pipeline.evaluate.pool import InferenceActor, actors_for, in_rounds, prepared, through_actors
-from pipeline.evaluate.request import Checked, Request, options
+from pipeline.evaluate.plan import DataSet, WorkUnit, plan
+from pipeline.evaluate.pool import ActorPool, actors_for, in_rounds, prepared
+from pipeline.evaluate.request import Checked, cfr_of, options
 
 PARTS = "parts"
 
@@ -33,13 +33,13 @@ class Evaluation:
     Attributes:
         summary: as in `summary.json`.
         objects: as in `objects.parquet`.
-        parts: URI of the part of every plan item, by item name.
+        parts: URI of the part of every unit, by its name.
     """
 
     out: str
     summary: dict[str, Any]
     objects: pa.Table
-    items: list[Item]
+    units: list[WorkUnit]
     parts: dict[str, str]
 
 
@@ -55,15 +55,26 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
     """
     actors = actors_for(checked.request.rules, "Evaluation")
     datasets = prepared(checked)
-    items = list(plan(datasets, checked.settings, checked.request.batch_size))
-    parts = {item.name: storage.join(checked.out, PARTS, f"{item.name}.parquet") for item in items}
+    units = list(plan(datasets))
+    folder = storage.join(checked.out, PARTS)
+    parts = {unit.name: storage.join(folder, f"{unit.name}.parquet") for unit in units}
 
-    def missing() -> list[Item]:
-        done = set(storage.list_files(storage.join(checked.out, PARTS), ".parquet"))
-        return [item for item in items if parts[item.name] not in done]
+    def missing() -> list[WorkUnit]:
+        done = set(storage.list_files(folder, ".parquet"))
+        return [unit for unit in units if parts[unit.name] not in done]
 
-    in_rounds(missing, lambda pending: _run(checked, items, pending, actors, parts))
-    objects, rejected = results.merge(items, parts)
+    def settings(crop: int) -> dict[int, Cfr]:
+        return {i: cfr_of(checked.request, setting, crop) for i, setting in enumerate(checked.settings)}
+
+    def run(pending: list[WorkUnit]) -> None:
+        total, left = (sum(len(unit.places) for unit in some) for some in (units, pending))
+        progress = Progress("evaluating", total, "objects", done=total - left)
+        pool.run(pending, parts, settings, progress, strict=True)
+        progress.close()
+
+    with ActorPool(checked, actors) as pool:
+        in_rounds(missing, run)
+    objects, rejected = results.merge(results.read_parts(units, parts, range(len(checked.settings))))
     unreadable = [results.unreadable(source) for source in checked.sources if source.layout]
     listed = pa.concat_tables([rejected, *unreadable])
     results.write_table(storage.join(checked.out, "rejected.parquet"), listed)
@@ -77,32 +88,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
     }
     results.write_table(storage.join(checked.out, "objects.parquet"), objects)
     storage.write_bytes(storage.join(checked.out, "summary.json"), json.dumps(summary, indent=1).encode())
-    return Evaluation(checked.out, summary, objects, items, parts)
-
-
-def _run(checked: Checked, items: list[Item], pending: list[Item], actors: int, parts: dict[str, str]) -> None:
-    """Evaluate the pending items."""
-    todo = [{"item": json.dumps(item.to_dict()), "part": parts[item.name]} for item in pending]
-    total = sum(len(item.places) for item in items)
-    left = sum(len(item.places) for item in pending)
-    progress = Progress("evaluating", total, "objects", done=total - left)
-    through_actors(Evaluator, [checked.request], todo, checked, actors, progress)
-    progress.close()
-
-
-class Evaluator(InferenceActor):
-    """Evaluates one plan item at a call and writes its part."""
-
-    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, signs: Any, request: Request) -> None:
-        super().__init__(uri, sha256, gpu, actors_on_node, signs)
-        self.request = request
-
-    def work(self, work: dict[str, Any]) -> dict[str, Any]:
-        """One plan item: {"item": JSON, "part": URI} to {"name": ..., "objects": number}."""
-        item = Item.from_dict(json.loads(work["item"]))
-        outcomes = evaluate_item(self.model, item, self.rows(item), self.request, self.device, self.threads)
-        results.write_table(work["part"], results.part_table(item, outcomes))
-        return {"name": f"{item.dataset} {item.setting.label}", "objects": len(item.places)}
+    return Evaluation(checked.out, summary, objects, units, parts)
 
 
 def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejected: pa.Table) -> dict[str, Any]:
@@ -115,8 +101,9 @@ def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejec
         "content": {d.name: checksum(d.marks) for d in datasets},
         "left_out": _left_out(checked, datasets, rejected),
         "rejected": {d.name: reasons for d in datasets if (reasons := results.reasons(rejected, d.name))},
+        "passes": results.passes(objects),
         "results": [
-            results.figures(objects, data, setting, request.rules) for data in datasets for setting in checked.settings
+            results.entry(objects, data, setting, request.rules) for data in datasets for setting in checked.settings
         ],
     }
 

@@ -1,7 +1,7 @@
-"""What is evaluated: settings, and the objects of prepared data sets cut into plan items.
+"""What is evaluated: the objects of prepared data sets, cut into units of work.
 
-A plan item is a few objects of one row group at one setting. It is the unit of work, of resuming and of loss: its
-results are one small file whose name depends on the item alone, so the same command finds what it has finished.
+A unit is a few objects of one row group, under all settings. It is the unit of resuming and of loss: its results are
+one small file whose name depends on the unit alone, so the same command finds what it has finished.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 from pipeline import storage
 from pipeline.data.fingerprint import Marks, of_shards
@@ -17,22 +16,7 @@ from pipeline.data.manifest import load_manifest, read_table
 from pipeline.data.schema import ObjectInfo
 from pipeline.evaluate.left_out import Held, held_by
 
-CHUNK = 8
-"""Objects of a plan item with batch size 1; a larger batch takes more, or its slots would stand empty at the end."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How often a click is refined: CFR-n, for which clicks, adaptive or not."""
-
-    steps: int
-    clicks: int
-    adaptive: bool
-
-    @property
-    def label(self) -> str:
-        """'cfr0', 'cfr4', 'acfr4'; with the number of clicks where it is not the published 1: 'cfr2x20'."""
-        return f"{'a' if self.adaptive else ''}cfr{self.steps}" + (f"x{self.clicks}" if self.clicks != 1 else "")
+OBJECTS = 4  # of a unit at the most
 
 
 @dataclass(frozen=True)
@@ -81,8 +65,8 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """A few objects of one row group.
+class WorkUnit:
+    """A few objects of one row group, to be evaluated under all settings.
 
     Attributes:
         name: file name of its part, without suffix; unique in the plan.
@@ -96,28 +80,6 @@ class Chunk:
     group: int
     places: list[Place]
     crop: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` is the inverse."""
-        return {**self.__dict__, "places": [[p.row, p.image_id, p.object_id] for p in self.places]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        return cls(**{**values, "places": [Place(*p) for p in values["places"]]})
-
-
-@dataclass(frozen=True)
-class Item(Chunk):
-    """A unit of work of an evaluation: a chunk at one setting."""
-
-    setting: Setting
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "setting": self.setting.__dict__}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        return super().from_dict({**values, "setting": Setting(**values["setting"])})
 
 
 def is_evaluated(info: ObjectInfo) -> bool:
@@ -162,21 +124,13 @@ def _places(uri: str, shard: str, group: int) -> tuple[list[Place], int]:
     return places, sum(len(row["objects"]) for row in rows) - len(places)
 
 
-def plan(datasets: Sequence[DataSet], settings: Sequence[Setting], batch_size: int) -> Iterator[Item]:
-    """Cut every row group's objects into even chunks; settings of a chunk follow one another (its rows stay cached)."""
-    for chunk in chunks(datasets, max(CHUNK, 4 * batch_size)):
-        for setting in settings:
-            name = f"{chunk.dataset}-{setting.label}-{chunk.name.rsplit('-', 1)[1]}"
-            yield Item(**{**chunk.__dict__, "name": name}, setting=setting)
-
-
-def chunks(datasets: Sequence[DataSet], most: int) -> Iterator[Chunk]:
-    """Cut every row group's objects into even chunks of at most `most`; a chunk's name ends in its number."""
+def plan(datasets: Sequence[DataSet]) -> Iterator[WorkUnit]:
+    """Cut every row group's objects into even units; a unit's name ends in its number."""
     for data in datasets:
         index = 0
         for shard, group, places in data.groups:
-            for part in _even(places, most):
-                yield Chunk(f"{data.name}-{index:06d}", data.name, data.uri, shard, group, part, data.crop)
+            for part in _even(places, OBJECTS):
+                yield WorkUnit(f"{data.name}-{index:06d}", data.name, data.uri, shard, group, part, data.crop)
                 index += 1
 
 

@@ -1,18 +1,19 @@
-"""A pool of inference actors on the cluster: what evaluations and sweeps over CFR settings have in common."""
+"""A pool of inference actors on the cluster, which evaluations and sweeps over CFR settings send their units to."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import ray
 import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from pipeline.config import Eval
+from pipeline.config import Cfr, Eval
 from pipeline.data.manifest import read_group
 from pipeline.data.readers import open_reader
 from pipeline.data.schema import Row
@@ -22,9 +23,11 @@ from pipeline.engine.preflight import check_everywhere, require
 from pipeline.engine.progress import Progress
 from pipeline.engine.watch import Pulse, watching
 from pipeline.errors import UserError, user_error_in
-from pipeline.evaluate.plan import Chunk, DataSet, open_dataset
+from pipeline.evaluate.plan import DataSet, WorkUnit, open_dataset
 from pipeline.evaluate.request import Checked, Request, hold_shards
+from pipeline.evaluate.results import write_table
 from pipeline.evaluate.sources import SPLIT, Source
+from pipeline.evaluate.units import evaluate_units
 from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
 
@@ -36,8 +39,30 @@ ROUNDS = 2  # rounds one after the other that bring nothing new, after which the
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 
 
-class InferenceActor(ABC):
-    """Holds the model and the row group at hand; what it does with them is its `__call__`."""
+SettingsAt = Callable[[int], Mapping[int, Cfr]]
+"""The settings of an evaluation by number, at a data set's crop."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an actor does at a call: units of one crop, one part each.
+
+    Attributes:
+        parts: URI of each unit's part.
+        settings: by number, see `results.OBJECTS`.
+        strict: see `units.evaluate_units`.
+    """
+
+    units: Sequence[WorkUnit]
+    parts: Mapping[str, str]
+    settings: Mapping[int, Cfr]
+    rules: Eval
+    batch_size: int
+    strict: bool
+
+
+class InferenceActor:
+    """Holds the model and the row group at hand."""
 
     def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, signs: Any) -> None:
         self.pulse = Pulse(signs, "an inference actor")
@@ -56,23 +81,23 @@ class InferenceActor(ABC):
         """Answers once the model is there."""
         return True
 
-    def __call__(self, work: dict[str, Any]) -> dict[str, Any]:
+    def evaluate(self, call: Call) -> Iterator[str]:
+        """Write the part of one unit after the other; gives their names."""
+        asked = (call.settings, call.rules, call.batch_size, self.device, self.threads, call.strict)
         try:
-            return self.work(work)
+            for unit, part in evaluate_units(self.model, call.units, self.rows, *asked):
+                write_table(call.parts[unit.name], part)
+                yield unit.name
         finally:
             self.pulse.idle()
 
-    @abstractmethod
-    def work(self, work: dict[str, Any]) -> dict[str, Any]:
-        """Carry out one piece of work; returns {"name": ..., "objects": number}."""
-
-    def rows(self, chunk: Chunk) -> list[Row]:
-        """The chunk's row group; chunks of one group follow one another, so the last one is kept."""
-        print(f"evaluating {chunk.name}", flush=True)  # the worker's log then names a chunk that kills its actor
-        self.pulse.at(f"evaluating {chunk.name}")
-        key = (chunk.uri, chunk.shard, chunk.group)
+    def rows(self, unit: WorkUnit) -> list[Row]:
+        """The unit's row group; units of one group follow one another, so the last one is kept."""
+        print(f"evaluating {unit.name}", flush=True)  # the worker's log then names a unit that kills its actor
+        self.pulse.at(f"evaluating {unit.name}")
+        key = (unit.uri, unit.shard, unit.group)
         if self.group is None or self.group[0] != key:
-            self.group = (key, read_group(chunk.uri, chunk.shard, chunk.group))
+            self.group = (key, read_group(unit.uri, unit.shard, unit.group))
         return self.group[1]
 
 
@@ -138,65 +163,120 @@ def in_rounds(missing: Callable[[], list[T]], run: Callable[[list[T]], None]) ->
             print(f"lost a process or a machine ({type(error).__name__}); the rest goes on", flush=True)
 
 
-def through_actors(
-    kind: type[InferenceActor],
-    arguments: Sequence[Any],
-    todo: Sequence[dict[str, Any]],
-    checked: Checked,
-    actors: int,
-    progress: Progress,
-) -> None:
-    """Carry out work in a pool of actors.
+class ActorPool:
+    """Inference actors that stay, with their model, from one `run` to the next; a context manager ends them.
 
-    An actor that is lost gives its work back, and another one is started in its place; it gets work once it is there,
+    An actor that is lost gives its units back, and another one is started in its place; it gets work once it is there,
     so that nothing waits for a machine which does not come back.
-
-    Args:
-        kind: its `work` takes one of `todo`; its constructor takes what `InferenceActor`'s does, then `arguments`.
-        actors: the most at once.
-        progress: told of the objects of each call as soon as it is done.
-
-    Raises:
-        One of LOST: some work killed its actor again and again, or too many actors were lost.
     """
-    rules, model = checked.request.rules, checked.checkpoint
-    actors = min(actors, len(todo))
-    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
-    remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(kind)
-    waiting, tries, lost = deque(todo), Counter[int](), 0
-    running: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by the promise of a result: who makes it, from what
 
-    print(f"starting {actors} inference actor(s), which load the model", flush=True)
-    with watching(rules.hang_seconds) as signs:
-        shape = (model.uri, model.sha256, rules.gpu, math.ceil(actors / nodes), signs)
+    def __init__(self, checked: Checked, actors: int) -> None:
+        """`actors`: the most at once; the first `run` starts them."""
+        self.checked, self.most = checked, actors
+        self.idle: list[Any] = []
+        self.signs: Any = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.signs = self._open.enter_context(watching(self.checked.request.rules.hang_seconds))
+        self._open.callback(self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _end(self) -> None:
+        for actor in self.idle:
+            ray.kill(actor)
+
+    def run(
+        self,
+        units: Sequence[WorkUnit],
+        parts: Mapping[str, str],
+        settings: SettingsAt,
+        progress: Progress,
+        strict: bool = False,
+    ) -> None:
+        """Evaluate units, each under all settings, and write their parts.
+
+        Args:
+            parts: URI of each unit's part by its name.
+            progress: told of the objects of each unit as soon as its part is there.
+            strict: see `units.evaluate_units`.
+
+        Raises:
+            One of LOST: some unit killed its actor again and again, or too many actors were lost.
+        """
+        request, actors = self.checked.request, min(self.most, len(units))
+        waiting, tries, lost = deque(units), Counter[str](), 0
+        running: dict[Any, tuple[Any, dict[str, WorkUnit]]] = {}  # by what is promised: who makes it, of which units
 
         def begin() -> None:
-            actor = remote.remote(*shape, *arguments)
-            running[actor.ready.remote()] = (actor, None)
+            actor = self.idle.pop() if self.idle else self._new()
+            running[actor.ready.remote()] = (actor, {})
 
+        def send(actor: Any) -> None:
+            some = next_call(waiting, tries, actors, request.batch_size)
+            call = Call(some, parts, settings(some[0].crop), request.rules, request.batch_size, strict)
+            promised = actor.evaluate.options(num_returns="streaming").remote(call)
+            running[promised] = (actor, {unit.name: unit for unit in some})
+
+        if actors > len(self.idle):
+            print(f"starting {actors - len(self.idle)} inference actor(s), which load the model", flush=True)
         try:
             for _ in range(actors):
                 begin()
-            while waiting or any(work is not None for _, work in running.values()):
+            while waiting or any(left for _, left in running.values()):
                 (promise, *_), _ = ray.wait(list(running), num_returns=1)
-                actor, work = running.pop(promise)
+                actor, left = running.pop(promise)
                 try:
-                    result = ray.get(promise)
+                    if isinstance(promise, ray.ObjectRef):
+                        ray.get(promise)
+                    elif (part := next(promise, None)) is not None:
+                        unit = left.pop(ray.get(part))
+                        progress.update(len(unit.places), unit.dataset)
+                        running[promise] = (actor, left)
+                        continue
                 except LOST as error:
                     lost += 1
-                    if work is not None:
-                        tries[id(work)] += 1
-                        waiting.appendleft(work)
+                    tries.update(list(left))
+                    waiting.extendleft(reversed(left.values()))
                     too_often = lost > RESTARTS * actors or max(tries.values(), default=0) > RETRIES
                     if too_often or user_error_in(error) is not None:
                         raise
                     begin()
                     continue
                 if waiting:
-                    more = waiting.popleft()
-                    running[actor.__call__.remote(more)] = (actor, more)
-                if work is not None:
-                    progress.update(int(result["objects"]), result["name"])
-        finally:
+                    send(actor)
+                else:
+                    self.idle.append(actor)
+        except BaseException:
             for actor, _ in running.values():
                 ray.kill(actor)
+            raise
+        self.idle += [actor for actor, _ in running.values()]
+
+    def _new(self) -> Any:
+        rules, model = self.checked.request.rules, self.checked.checkpoint
+        nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
+        remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(InferenceActor)
+        return remote.remote(model.uri, model.sha256, rules.gpu, math.ceil(self.most / nodes), self.signs)
+
+
+def next_call(waiting: deque[WorkUnit], tries: Counter[str], actors: int, batch_size: int) -> list[WorkUnit]:
+    """Take the units of a call: one at batch size 1, else many, as slots stand empty only at a call's end.
+
+    Several actors take half of their share of what is left, so that they end together; at the least what fills the
+    batch some times. A unit that is on its last try goes alone: what dies with it is known then.
+    """
+    if batch_size == 1:
+        return [waiting.popleft()]
+    left = sum(len(unit.places) for unit in waiting)
+    most = max(left if actors == 1 else left // (2 * actors), 4 * batch_size)
+    some = [waiting.popleft()]
+    while waiting and tries[some[-1].name] < RETRIES and tries[waiting[0].name] < RETRIES:
+        most -= len(some[-1].places)
+        if most < len(waiting[0].places) or waiting[0].crop != some[0].crop:
+            break
+        some.append(waiting.popleft())
+    return some

@@ -15,7 +15,8 @@ from pipeline.data.fingerprint import Marks, checksum, of_shards
 from pipeline.data.manifest import load_manifest
 from pipeline.engine.lease import other_names
 from pipeline.errors import UserError
-from pipeline.evaluate.plan import DataSet, Setting
+from pipeline.evaluate.plan import DataSet
+from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import Source, open_source
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
@@ -115,7 +116,7 @@ def identity(checked: Checked) -> dict[str, Any]:
     for name in ("actors", "device", "gpu", "max_bad_fraction", "hang_seconds"):
         del rules[name]
     return {
-        "format": 1,
+        "format": 2,
         "checkpoint": checked.checkpoint.sha256,
         "data": {s.name: {"uri": s.uri, "layout": s.layout, "crop": s.crop} for s in checked.sources},
         "cfr_steps": list(request.steps),

@@ -1,11 +1,11 @@
-"""Tables of results: the parts that plan items leave, and what is made of them in the end."""
+"""Tables of results: the parts that units of work leave, and what is made of them in the end."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.clicks.encode import Click
-from pipeline.config import Eval
+from pipeline.config import Cfr, Eval
 from pipeline.data import manifest
 from pipeline.errors import BadRow, UserError
-from pipeline.evaluate.batch import ObjectResult
 from pipeline.evaluate.metrics import summarize
-from pipeline.evaluate.plan import DataSet, Item, Place, Setting
+from pipeline.evaluate.plan import DataSet, Place, WorkUnit
+from pipeline.evaluate.setting import Setting, dataset_rows
+from pipeline.evaluate.shared import SettingResult
 from pipeline.evaluate.sources import Source
 
 CLICK = pa.struct([("row", pa.int32()), ("col", pa.int32()), ("positive", pa.bool_())])
@@ -30,15 +31,22 @@ OBJECTS = pa.schema(
         ("dataset", pa.string()),
         ("image_id", pa.string()),
         ("object_id", pa.int32()),
+        ("trial", pa.int32()),
         ("cfr_steps", pa.int32()),
         ("cfr_clicks", pa.int32()),
         ("adaptive", pa.bool_()),
         ("clicks", pa.list_(CLICK)),
         ("iou", pa.list_(pa.float32())),
         ("forward_passes", pa.int32()),
+        ("computed_passes", pa.float64()),
         ("seconds", pa.float32()),
+        ("error", pa.string()),
     ]
 )
+"""One row for each object and setting. `trial` is the setting's number: a sweep's trial, or the place in an
+evaluation's list. `forward_passes` is what the setting takes alone; `computed_passes` its share of those that were
+computed, where a pass that m settings needed counts 1 / m for each; `seconds` as if evaluated alone. A setting that
+failed on an object, which ends an evaluation but not a sweep, has an error instead of clicks and IoUs."""
 
 REJECTED = pa.schema(
     [
@@ -52,48 +60,49 @@ REJECTED = pa.schema(
 
 MASKS = pa.list_(pa.struct([("clicks", pa.int32()), ("png", pa.binary())]))
 PART = pa.schema([*OBJECTS, ("reason", pa.string()), ("detail", pa.string()), ("masks", MASKS)])
-"""A part: results and, with a reason instead of clicks, objects set aside; masks are 1-bit PNGs for pictures."""
+"""A part: results and, once each, with a reason instead of a trial, objects set aside; masks are 1-bit PNGs for
+pictures, none in a sweep."""
 
 MASK_CLICKS = (1, 3, 5, 10, 20)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one object of a plan item: a result with some masks (PNG by number of clicks), or a bad row."""
+    """What became of one object of a unit: a result for each setting, with some masks (PNG by number of clicks), or a
+    bad row."""
 
     place: Place
-    result: ObjectResult | None
-    masks: dict[int, bytes]
+    settings: Mapping[Any, SettingResult] = field(default_factory=dict)
+    masks: Mapping[int, Mapping[int, bytes]] = field(default_factory=dict)
     bad: BadRow | None = None
 
 
-def part_table(item: Item, outcomes: Iterable[Outcome]) -> pa.Table:
-    """Rows in the order of the item's objects."""
-    order = {(place.row, place.object_id): i for i, place in enumerate(item.places)}
-    rows = sorted(outcomes, key=lambda o: order[o.place.row, o.place.object_id])
-    return pa.Table.from_pylist([_part_row(item, outcome) for outcome in rows], schema=PART)
+def part_table(unit: WorkUnit, outcomes: Iterable[Outcome], settings: Mapping[int, Cfr]) -> pa.Table:
+    """The part of a unit: its objects in order, each under the settings in theirs."""
+    order = {(place.row, place.object_id): i for i, place in enumerate(unit.places)}
+    rows: list[dict[str, Any]] = []
+    for outcome in sorted(outcomes, key=lambda o: order[o.place.row, o.place.object_id]):
+        place = outcome.place
+        row = {"dataset": unit.dataset, "image_id": place.image_id, "object_id": place.object_id}
+        if outcome.bad is not None:
+            rows.append({**row, "reason": outcome.bad.reason, "detail": outcome.bad.detail})
+        for number, cfr in settings.items() if outcome.bad is None else ():
+            setting = Setting(cfr.steps, cfr.clicks, cfr.adaptive).columns()
+            found = _result_row(outcome.settings[number], outcome.masks.get(number, {}))
+            rows.append({**row, "trial": number, **setting, **found})
+    return pa.Table.from_pylist(rows, schema=PART)
 
 
-def _part_row(item: Item, outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "dataset": item.dataset,
-        "image_id": outcome.place.image_id,
-        "object_id": outcome.place.object_id,
-        "cfr_steps": item.setting.steps,
-        "cfr_clicks": item.setting.clicks,
-        "adaptive": item.setting.adaptive,
-    }
-    if outcome.result is None:
-        bad = outcome.bad or BadRow("unknown")
-        return {**row, "reason": bad.reason, "detail": bad.detail}
-    result = outcome.result
+def _result_row(found: SettingResult, masks: Mapping[int, bytes]) -> dict[str, Any]:
+    row = {"forward_passes": found.forwards, "computed_passes": found.computed}
+    if found.result is None:
+        return {**row, "error": found.error}
     return {
         **row,
-        "clicks": [{"row": int(c.row), "col": int(c.col), "positive": c.positive} for c in result.clicks],
-        "iou": result.ious,
-        "forward_passes": sum(result.forwards),
-        "seconds": result.seconds,
-        "masks": [{"clicks": k, "png": png} for k, png in outcome.masks.items()],
+        "clicks": [{"row": int(c.row), "col": int(c.col), "positive": c.positive} for c in found.result.clicks],
+        "iou": found.result.ious,
+        "seconds": found.result.seconds,
+        "masks": [{"clicks": k, "png": png} for k, png in masks.items()],
     }
 
 
@@ -133,35 +142,53 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
         raise UserError(f"{uri} is damaged ({error}); delete it and run the same command again.") from error
 
 
-def merge(items: Sequence[Item], part_uri: dict[str, str]) -> tuple[pa.Table, pa.Table]:
-    """All results and all distinct rejected objects, in plan order: data set, setting, object.
+def read_parts(units: Sequence[WorkUnit], part_uri: Mapping[str, str], settings: Collection[int]) -> list[pa.Table]:
+    """The parts of some units, without masks.
 
     Args:
-        items: the whole plan.
-        part_uri: URI of each item's part by item name.
+        part_uri: URI of each unit's part by its name.
+        settings: numbers of those that the units were evaluated under, in order.
+
+    Raises:
+        UserError: a part is damaged or does not hold exactly its unit's objects, each under every setting.
+    """
+    parts: list[pa.Table] = []
+    columns = [name for name in PART.names if name != "masks"]
+    found = storage.map_parallel(lambda unit: read_table(part_uri[unit.name], columns), units)
+    for unit, part in zip(units, found, strict=True):
+        held = list(zip(*(part[name].to_pylist() for name in ("image_id", "object_id", "trial")), strict=True))
+        bad = {(image, number) for image, number, trial in held if trial is None}
+        keys = [(place.image_id, place.object_id) for place in unit.places]
+        if held != [(*key, trial) for key in keys for trial in ([None] if key in bad else settings)]:
+            raise UserError(f"{part_uri[unit.name]} holds other objects; delete it and run the same command again.")
+        parts.append(part)
+    return parts
+
+
+def merge(parts: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """All results in the order data set, setting, object, and all distinct rejected objects.
+
+    Args:
+        parts: in plan order (`read_parts`).
 
     Returns:
         Tables in schema OBJECTS and REJECTED.
-
-    Raises:
-        UserError: a part is damaged or does not hold exactly its item's objects.
     """
-    columns = [*OBJECTS.names, "reason", "detail"]
-    keys = list(dict.fromkeys((item.dataset, item.setting) for item in items))
-    ordered = sorted(items, key=lambda item: keys.index((item.dataset, item.setting)))
-    parts: list[pa.Table] = []
-    found = storage.map_parallel(lambda item: read_table(part_uri[item.name], columns), ordered)
-    for item, part in zip(ordered, found, strict=True):
-        held = list(zip(part["image_id"].to_pylist(), part["object_id"].to_pylist(), strict=True))
-        if held != [(place.image_id, place.object_id) for place in item.places]:
-            raise UserError(f"{part_uri[item.name]} holds other objects; delete it and run the same command again.")
-        parts.append(part)
-    table = pa.concat_tables(parts)
-    good = _where(table, [reason is None for reason in table["reason"].to_pylist()])
+    table = pa.concat_tables(parts) if parts else PART.empty_table()
     bad = _where(table, [reason is not None for reason in table["reason"].to_pylist()])
-    distinct = {(row["dataset"], row["image_id"], row["object_id"]): row for row in bad.to_pylist()}
-    rejected = [{name: row[name] for name in REJECTED.names} for row in distinct.values()]
-    return good.select(OBJECTS.names).cast(OBJECTS), pa.Table.from_pylist(rejected, schema=REJECTED)
+    good = _where(table, [reason is None for reason in table["reason"].to_pylist()])
+    names = good["dataset"].to_pylist()
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    order = np.lexsort((good["trial"].to_numpy(), np.array([place[name] for name in names], np.int64)))
+    return good.take(pa.array(order)).select(OBJECTS.names).cast(OBJECTS), distinct(bad)
+
+
+def distinct(rejected: pa.Table) -> pa.Table:
+    """Each object set aside once, in schema REJECTED."""
+    rows = {
+        (row["dataset"], row["image_id"], row["object_id"]): row for row in rejected.select(REJECTED.names).to_pylist()
+    }
+    return pa.Table.from_pylist(list(rows.values()), schema=REJECTED)
 
 
 def _where(table: pa.Table, keep: Sequence[bool]) -> pa.Table:
@@ -198,30 +225,25 @@ def check_bad(data: DataSet, rejected: pa.Table, rules: Eval) -> None:
         )
 
 
-def figures(objects: pa.Table, data: DataSet, setting: Setting, rules: Eval) -> dict[str, Any]:
-    """The summary entry of one data set and setting; without objects only their number, 0.
+def entry(objects: pa.Table, data: DataSet, setting: Setting, rules: Eval) -> dict[str, Any]:
+    """The summary entry of one data set and setting; without objects only their number, 0."""
+    rows = dataset_rows(objects, data.name, setting)
+    images = len(set(rows["image_id"].to_pylist()))
+    about = {"dataset": data.name, **setting.columns(), "crop": data.crop, "images": images}
+    return {**about, **(figures(rows, rules) if rows.num_rows else {"objects": 0})}
 
-    `seconds` is the time of the evaluation loops of all actors together; `seconds_per_click` and `objects_per_second`
-    are those of one actor.
+
+def figures(rows: pa.Table, rules: Eval) -> dict[str, Any]:
+    """The figures of one setting on one data set: `summarize`, passes and time.
+
+    `seconds` are those of an actor that evaluates this setting alone; so are `seconds_per_click` and
+    `objects_per_second`.
     """
-    names, steps = objects["dataset"].to_pylist(), objects["cfr_steps"].to_pylist()
-    rows = _where(objects, [pair == (data.name, setting.steps) for pair in zip(names, steps, strict=True)])
-    entry: dict[str, Any] = {
-        "dataset": data.name,
-        "cfr_steps": setting.steps,
-        "cfr_clicks": setting.clicks,
-        "adaptive": setting.adaptive,
-        "crop": data.crop,
-        "images": len(set(rows["image_id"].to_pylist())),
-    }
     curves = rows["iou"].to_pylist()
-    if not curves:
-        return {**entry, "objects": 0}
     seconds = float(np.sum(rows["seconds"].to_numpy(), dtype=np.float64))
     clicks = sum(len(curve) for curve in curves)
     forward_passes = int(rows["forward_passes"].to_numpy().sum())
     return {
-        **entry,
         **summarize(curves, rules.max_clicks, rules.target_iou),
         "clicks": clicks,
         "forward_passes": forward_passes,
@@ -230,6 +252,12 @@ def figures(objects: pa.Table, data: DataSet, setting: Setting, rules: Eval) -> 
         "seconds_per_click": seconds / clicks,
         "objects_per_second": len(curves) / seconds,
     }
+
+
+def passes(objects: pa.Table) -> dict[str, int]:
+    """Forward passes that were computed, and that evaluating every setting alone would have taken."""
+    computed = float(np.sum(objects["computed_passes"].to_numpy()))
+    return {"computed": round(computed), "separate": int(np.sum(objects["forward_passes"].to_numpy()))}
 
 
 def clicks_of(row: dict[str, Any]) -> list[Click]:

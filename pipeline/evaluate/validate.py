@@ -12,9 +12,10 @@ from pipeline.data.images import decode_sample
 from pipeline.data.manifest import load_manifest, read_group
 from pipeline.data.schema import Row
 from pipeline.errors import BadRow
-from pipeline.evaluate.batch import Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.metrics import summarize
 from pipeline.evaluate.plan import is_evaluated
+from pipeline.evaluate.shared import Target
 
 BATCH = 8
 """Objects that share a forward pass; fixed, so that validation figures of a run can be compared."""

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.clicks.encode import Click
 from pipeline.data.images import decode_sample
 from pipeline.data.manifest import read_group
-from pipeline.evaluate.plan import Item
+from pipeline.evaluate.plan import WorkUnit
 from pipeline.evaluate.results import clicks_of, decode_mask, read_table
 
 
@@ -32,27 +32,25 @@ class View:
     masks: dict[int, np.ndarray]
 
 
-def view(row: dict[str, Any], items: list[Item], parts: dict[str, str]) -> View:
+def view(row: dict[str, Any], units: list[WorkUnit], parts: dict[str, str]) -> View:
     """Fetch an object of `objects.parquet` again.
 
     Args:
         row: a row of the table (`to_pylist`).
-        items: the evaluation's plan.
-        parts: URI of the part of every item, by item name.
+        units: the evaluation's plan.
+        parts: URI of the part of every unit, by its name.
 
     Raises:
         KeyError: no such object in the plan.
         UserError: part or data set damaged.
     """
-    for item in items:
-        setting = (item.dataset, item.setting.steps)
-        if setting != (row["dataset"], row["cfr_steps"]):
-            continue
-        for place in item.places:
-            if (place.image_id, place.object_id) == (row["image_id"], row["object_id"]):
-                sample = decode_sample(read_group(item.uri, item.shard, item.group)[place.row])
-                saved = read_table(parts[item.name], ["image_id", "object_id", "masks"]).to_pylist()
-                kept = next(p for p in saved if (p["image_id"], p["object_id"]) == (place.image_id, place.object_id))
+    key = (row["image_id"], row["object_id"])
+    for unit in units:
+        for place in unit.places:
+            if (unit.dataset, place.image_id, place.object_id) == (row["dataset"], *key):
+                sample = decode_sample(read_group(unit.uri, unit.shard, unit.group)[place.row])
+                saved = read_table(parts[unit.name], ["image_id", "object_id", "trial", "masks"]).to_pylist()
+                kept = next(p for p in saved if (p["image_id"], p["object_id"], p["trial"]) == (*key, row["trial"]))
                 masks = {m["clicks"]: decode_mask(m["png"]) for m in kept["masks"]}
                 return View(sample.image, sample.target(place.object_id), clicks_of(row), row["iou"], masks)
     raise KeyError(f"{row['dataset']} {row['image_id']} object {row['object_id']} is not in the plan")

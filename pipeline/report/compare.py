@@ -17,7 +17,7 @@ from pipeline.config.options import load_json
 from pipeline.errors import UserError
 from pipeline.evaluate.bootstrap import SEED, interval
 from pipeline.evaluate.metrics import hold, levels, threshold
-from pipeline.report.settings import Setting, dataset_rows, setting_name, setting_of
+from pipeline.evaluate.setting import Setting, dataset_rows
 
 CLICKS = (1, 3, 5)  # of IoU@k
 RESAMPLES = 10_000
@@ -140,26 +140,26 @@ def differences(summary: Mapping[str, Any], objects: pa.Table, earlier: Earlier)
     budget, target = min(here.budget, there.budget), min(here.target, there.target)
     stop = None if here.stop == there.stop else min(here.stop, there.stop)
     rows = earlier.objects.select(["dataset", "cfr_steps", "cfr_clicks", "adaptive"]).to_pylist()
-    theirs = {(name, _same(s)): (name, s) for name, s in dict.fromkeys((r["dataset"], setting_of(r)) for r in rows)}
-    asked = [(row["dataset"], setting_of(row)) for row in summary["results"]]
+    theirs = {(name, _same(s)): (name, s) for name, s in dict.fromkeys((r["dataset"], Setting.of(r)) for r in rows)}
+    asked = [(row["dataset"], Setting.of(row)) for row in summary["results"]]
     results, notes = [], _notes(summary, earlier)
     for name, setting in asked:
         found = theirs.get((name, _same(setting)))
         curves, others = _curves(objects, (name, setting)), _curves(earlier.objects, found) if found else {}
         keys = sorted(key for key in curves if key in others)  # the interval does not depend on the order of the rows
-        known = [setting_name(*s) for other, s in theirs if other == name]
+        known = [s.name for other, s in theirs if other == name]
         if not known:
             notes.append(f"The earlier evaluation has no objects of {name}.")
         elif not others:
             notes.append(
-                f"{name} was evaluated here with {setting_name(*setting)}, there with {', '.join(known)} only: "
+                f"{name} was evaluated here with {setting.name}, there with {', '.join(known)} only: "
                 f"different settings are not compared."
             )
         a, b = (_held([table[key] for key in keys], budget, stop) for table in (curves, others))
         results.append(
             {
                 "dataset": name,
-                **dict(zip(("cfr_steps", "cfr_clicks", "adaptive"), setting)),
+                **setting.columns(),
                 "paired": len(keys),
                 "only_here": len(curves) - len(keys),
                 "only_there": len(others) - len(keys),
@@ -169,7 +169,7 @@ def differences(summary: Mapping[str, Any], objects: pa.Table, earlier: Earlier)
         )
         if keys and not any(np.any(_noc(x, q) < budget) for x in (a, b) for q in levels(target)):
             notes.append(
-                f"NoC tells nothing of {name} with {setting_name(*setting)}: every object is at the budget of {budget} "
+                f"NoC tells nothing of {name} with {setting.name}: every object is at the budget of {budget} "
                 "clicks in both. IoU@k does."
             )
     absent = {name: None for name, _ in theirs if name not in {name for name, _ in asked}}
@@ -190,7 +190,7 @@ def differences(summary: Mapping[str, Any], objects: pa.Table, earlier: Earlier)
 
 def _same(setting: Setting) -> Setting:
     """Without extra steps nothing is refined, whatever the other options of refinement say."""
-    return setting if setting[0] else (0, 1, False)
+    return setting if setting.steps else Setting(0)
 
 
 def _curves(objects: pa.Table, wanted: tuple[str, Setting]) -> dict[tuple[str, int], list[float]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluate.setting import Setting
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Table
-from pipeline.report.settings import setting_name, setting_of
 
 FORMS = {"noc": "+z.2f", "iou_at": "+z.3f"}
 TITLES = {"noc": "NoC", "iou_at": "IoU"}
@@ -51,7 +51,7 @@ def compared_blocks(compared: Mapping[str, Any] | None) -> list[Block]:
 def _numbers(results: Sequence[Mapping[str, Any]]) -> Table:
     """How many objects are in both evaluations, and in one only."""
     counts = ("paired", "only_here", "only_there")
-    rows = [[row["dataset"], setting_name(*setting_of(row)), *(str(row[name]) for name in counts)] for row in results]
+    rows = [[row["dataset"], Setting.of(row).name, *(str(row[name]) for name in counts)] for row in results]
     return Table(["data set", "setting", "paired", "only here", "only there"], rows, text_columns=2)
 
 
@@ -60,7 +60,7 @@ def _differences(results: Sequence[Mapping[str, Any]], kind: str) -> Table:
     rows: list[list[str]] = []
     marks: dict[str, str] = {}
     for row in results:
-        cells = [row["dataset"], setting_name(*setting_of(row))]
+        cells = [row["dataset"], Setting.of(row).name]
         for key in keys if row[kind] else ():
             value, low, high = (row[kind][key][name] for name in ("difference", "low", "high"))
             cells.append(f"{value:{FORMS[kind]}} [{low:{FORMS[kind]}}, {high:{FORMS[kind]}}]")
@@ -78,7 +78,7 @@ def _largest(results: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         [
             row["dataset"],
-            setting_name(*setting_of(row)),
+            Setting.of(row).name,
             item["image_id"],
             str(item["object_id"]),
             *(str(item[name]) for name in counts),

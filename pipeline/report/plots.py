@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluate.metrics import noc
-from pipeline.report.settings import dataset_rows, setting_name, setting_of
+from pipeline.evaluate.setting import Setting, dataset_rows
 
 # Okabe-Ito: told apart by colour-blind readers and in grey print. Settings also differ in marker and line style.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -75,7 +75,7 @@ def iou_curves(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     for ax, (name, rows) in zip(axes, datasets.items(), strict=True):
         for i, row in enumerate(rows):
             curve = row["mean_iou"]
-            ax.plot(range(1, len(curve) + 1), curve, label=setting_name(*setting_of(row)), markersize=3.5, **_style(i))
+            ax.plot(range(1, len(curve) + 1), curve, label=Setting.of(row).name, markersize=3.5, **_style(i))
         ax.set_title(f"{name} ({rows[0]['objects']} objects)", fontsize=10)
         ax.set_xlabel("clicks", fontsize=9)
         ax.set_ylabel("mean IoU", fontsize=9)
@@ -103,12 +103,12 @@ def noc_histogram(
     for ax, (name, rows) in zip(axes, datasets.items(), strict=True):
         width = 0.84 / len(rows)
         for i, row in enumerate(rows):
-            curves = dataset_rows(objects, name, setting_of(row))["iou"].to_pylist()
+            curves = dataset_rows(objects, name, Setting.of(row))["iou"].to_pylist()
             # max_clicks + 1 when never reached; NoC counts those as max_clicks.
             counts = np.bincount([noc(curve, level, max_clicks + 1) for curve in curves], minlength=max_clicks + 2)
             at = bins - 0.42 + width * (i + 0.5)
             style = {"color": COLOURS[i % len(COLOURS)], "edgecolor": "white", "linewidth": 0.4}
-            ax.bar(at, counts[1 : max_clicks + 2], width, label=setting_name(*setting_of(row)), **style)
+            ax.bar(at, counts[1 : max_clicks + 2], width, label=Setting.of(row).name, **style)
         ax.set_title(f"{name}: clicks to IoU {level} %", fontsize=10)
         ax.set_xlabel("clicks", fontsize=9)
         ax.set_ylabel("objects", fontsize=9)
@@ -138,7 +138,7 @@ def cost_of_refinement(results: Sequence[Mapping[str, Any]], level: int = 90) ->
         seconds, clicks = [row["seconds_per_click"] for row in rows], [row["noc"][key] for row in rows]
         ax.plot(seconds, clicks, label=name, **_style(i))
         for row, x, y in zip(rows, seconds, clicks, strict=True):
-            label = setting_name(*setting_of(row))
+            label = Setting.of(row).name
             ax.annotate(label, (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8, color="#444444")
     ax.set_xlabel("seconds per click", fontsize=9)
     ax.set_ylabel(f"NoC@{level} (fewer is better)", fontsize=9)

@@ -13,14 +13,14 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from pipeline.evaluate.metrics import IOU_AT, IOU_LEVELS, hold
+from pipeline.evaluate.setting import Setting, dataset_rows
 from pipeline.report import plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table
 from pipeline.report.claims import CLAIMS, TOLERANCE, compare
 from pipeline.report.compared import compared_blocks
 from pipeline.report.pages import header, plot, section, write_pages
-from pipeline.report.settings import dataset_rows, setting_name, setting_of
 
-__all__ = ["ObjectPicture", "pick_objects", "setting_name", "write_report"]
+__all__ = ["ObjectPicture", "pick_objects", "write_report"]
 
 JPEG_QUALITY = 88
 ABSENT = "–"
@@ -60,7 +60,7 @@ def pick_objects(
     """
     if objects.num_rows == 0:
         return [], []
-    setting = max({setting_of(row) for row in objects.select(["cfr_steps", "cfr_clicks", "adaptive"]).to_pylist()})
+    setting = max({Setting.of(row) for row in objects.select(["cfr_steps", "cfr_clicks", "adaptive"]).to_pylist()})
     names = list(dict.fromkeys(objects["dataset"].to_pylist()))
     ranked: list[list[tuple[float, dict[str, Any]]]] = []
     for name in names:
@@ -126,7 +126,7 @@ def _scope(summary: Mapping[str, Any]) -> str:
     """What was evaluated, in a sentence."""
     results = summary["results"]
     objects = {row["dataset"]: row["objects"] for row in results}
-    settings = list(dict.fromkeys(setting_name(*setting_of(row)) for row in results))
+    settings = list(dict.fromkeys(Setting.of(row).name for row in results))
     sets = "1 data set" if len(objects) == 1 else f"{len(objects)} data sets"
     return f"{sum(objects.values())} objects of {sets} ({', '.join(objects)}), with {', '.join(settings)}."
 
@@ -139,7 +139,7 @@ def _results(results: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for row in results:
         noc, nof, curve = row.get("noc", {}), row.get("nof", {}), row.get("mean_iou", [])
-        cells = [row["dataset"], setting_name(*setting_of(row)), str(row["objects"])]
+        cells = [row["dataset"], Setting.of(row).name, str(row["objects"])]
         cells += [_number(noc.get(str(level)), ".2f") for level in IOU_LEVELS]
         cells += [_number(nof.get(str(level)), "d") for level in IOU_LEVELS]
         cells += [_number(curve[k - 1] if k <= len(curve) else None, ".3f") for k in IOU_AT]

@@ -246,8 +246,9 @@ def _legend(summary: Mapping[str, Any], objectives: Sequence[Objective]) -> list
         texts.append(
             "passes: forward passes per object. seconds: per click, as if the setting had been evaluated alone: a pass "
             "that settings shared counts in full for each of them, and so do decoding, IoU and next click; measured "
-            "without overlap. s: seconds over all objects, counted in the same way. What has no effect in a setting "
-            "(refined clicks of CFR-0, the pixels of an adaptive stop that is off) shows its published value."
+            "without overlap at batch size 1. s: seconds over all objects, counted in the same way. What has no effect "
+            "in a setting (refined clicks of CFR-0, the pixels of an adaptive stop that is off) shows its published "
+            "value."
         )
     else:
         texts.append(

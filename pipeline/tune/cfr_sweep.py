@@ -1,11 +1,11 @@
 """A sweep over CFR settings of one checkpoint: generations of settings, each evaluated together on the cluster.
 
-A generation is one Ray Data job of inference actors whose unit of work is a few objects under all of its settings
-(`evaluate.shared`). Trials that run apart, as Tune runs them, could not share forward passes; so Tune's searcher
-proposes (`tune.search`), but its trial runner is not used.
+A generation is evaluated as an evaluation's list of settings is, by the same pool of inference actors, which stays from
+one generation to the next (`evaluate.pool`). Trials that run apart, as Tune runs them, could not share forward passes;
+so Tune's searcher proposes (`tune.search`), but its trial runner is not used.
 
     generations/003.json        its proposals, written before anything is evaluated
-    parts/003/NAME.parquet      what a chunk of objects gave
+    parts/003/NAME.parquet      what a unit of work gave
     parts/003/split.json        the settings killed their actor however often: they are halved, parts/003.0 and 003.1,
                                 until one setting is left, which has failed
     trials.json                 the trials so far
@@ -17,26 +17,27 @@ and goes on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import Cfr, Eval
 from pipeline.engine.progress import Progress
 from pipeline.evaluate import results
-from pipeline.evaluate.plan import Chunk, DataSet, chunks
-from pipeline.evaluate.pool import LOST, InferenceActor, actors_for, in_rounds, prepared, through_actors
+from pipeline.evaluate.metrics import levels, noc
+from pipeline.evaluate.plan import DataSet, WorkUnit, plan
+from pipeline.evaluate.pool import LOST, ActorPool, actors_for, in_rounds, prepared
+from pipeline.evaluate.setting import dataset_rows
 from pipeline.evaluate.shared import describe
-from pipeline.tune import cfr_parts
 from pipeline.tune.cfr_request import CheckedSweep
 from pipeline.tune.proposals import Proposal, config_of, key_of
 from pipeline.tune.search import propose
-from pipeline.tune.trials import Trial, from_json
+from pipeline.tune.trials import ByObject, Trial, from_json
 
-CHUNK = 4  # objects of a unit of work
 TRIALS = "trials.json"
 
 OnTrial = Callable[[Trial], str | None]
@@ -49,7 +50,7 @@ class Sweep:
 
     Attributes:
         trials: those that have ended, in the order of their ids.
-        objects: their results (`cfr_parts.OBJECTS`).
+        objects: their results (`results.OBJECTS`).
         rejected: objects set aside.
         exhausted: the space held no further setting.
     """
@@ -63,9 +64,10 @@ class Sweep:
         self.checked = checked
         self.actors = actors_for(checked.evaluation.request.rules, "A sweep")
         self.datasets: list[DataSet] = prepared(checked.evaluation)
-        self.chunks = list(chunks(self.datasets, CHUNK))
+        self.units = list(plan(self.datasets))
+        self.pool = ActorPool(checked.evaluation, self.actors)
         self.trials: list[Trial] = []
-        self.objects = cfr_parts.OBJECTS.empty_table()
+        self.objects = results.OBJECTS.empty_table()
         self.rejected = results.REJECTED.empty_table()
         self.exhausted = False
 
@@ -77,11 +79,12 @@ class Sweep:
         """
         known = self._tracked_runs()
         generation = 0
-        while len(self.trials) < self.checked.request.trials and not self.exhausted:
-            proposals = self._proposals(generation)
-            if proposals:
-                self._generation(generation, proposals, known, on_trial)
-            generation += 1
+        with self.pool:
+            while len(self.trials) < self.checked.request.trials and not self.exhausted:
+                proposals = self._proposals(generation)
+                if proposals:
+                    self._generation(generation, proposals, known, on_trial)
+                generation += 1
         self.trials = [t if t.mlflow_run else replace(t, mlflow_run=on_trial(t)) for t in self.trials]
         self._write()
 
@@ -123,8 +126,8 @@ class Sweep:
     ) -> None:
         ids = range(len(self.trials), len(self.trials) + len(proposals))
         trials = [Trial(i, "stopped", generation=generation, **asdict(p)) for i, p in zip(ids, proposals, strict=True)]
-        tables, died = _Together(self, f"{generation:03d}").evaluate(trials, self.chunks)
-        objects, rejected = cfr_parts.merge(tables)
+        tables, died = TrialGroup(self, f"{generation:03d}").evaluate(trials, self.units)
+        objects, rejected = results.merge(tables)
         self._set_aside(rejected)
         for trial in trials:
             ended = self._ended(trial, objects, died.get(trial.id, ""))
@@ -134,18 +137,16 @@ class Sweep:
         self._write()
 
     def _ended(self, trial: Trial, objects: pa.Table, died: str) -> Trial:
-        rows = cfr_parts.rows_of(objects, trial.id)
-        error = died or cfr_parts.error_in(rows)
-        seconds = float(sum(row["seconds"] or 0.0 for row in rows))
+        rows = rows_of(objects, trial.id)
+        error = died or next((error for error in rows["error"].to_pylist() if error is not None), "")
+        seconds = float(np.nansum(rows["seconds"].to_numpy(), dtype=np.float64))
         if error:
             return replace(trial, state="failed", error=error, seconds=seconds)
-        metrics, curve = cfr_parts.figures(rows, self.checked.evaluation.request.rules)
+        metrics, curve = figures(rows, self.checked.evaluation.request.rules)
         return replace(trial, state="done", metrics=metrics, curve=curve, seconds=seconds)
 
     def _set_aside(self, rejected: pa.Table) -> None:
-        merged = pa.concat_tables([self.rejected, rejected.cast(results.REJECTED)]).to_pylist()
-        distinct = {(row["dataset"], row["image_id"], row["object_id"]): row for row in merged}
-        self.rejected = pa.Table.from_pylist(list(distinct.values()), schema=results.REJECTED)
+        self.rejected = results.distinct(pa.concat_tables([self.rejected, rejected]))
         results.write_table(storage.join(self.checked.out, "rejected.parquet"), self.rejected)
         for data in self.datasets:
             results.check_bad(data, self.rejected, self.checked.evaluation.request.rules)
@@ -156,7 +157,7 @@ class Sweep:
         results.write_table(storage.join(self.checked.out, "objects.parquet"), self.objects)
 
 
-class _Together:
+class TrialGroup:
     """Trials that are evaluated together: a generation, or a part of one whose settings killed their actor."""
 
     def __init__(self, sweep: Sweep, group: str) -> None:
@@ -164,22 +165,23 @@ class _Together:
         self.folder = storage.join(sweep.checked.out, "parts", group)
         self.split = storage.join(self.folder, "split.json")
 
-    def evaluate(self, trials: Sequence[Trial], wanted: Sequence[Chunk]) -> tuple[list[pa.Table], dict[int, str]]:
-        """All parts of some chunks, and what the trials died of that killed their actor."""
+    def evaluate(self, trials: Sequence[Trial], wanted: Sequence[WorkUnit]) -> tuple[list[pa.Table], dict[int, str]]:
+        """All parts of some units, and what the trials died of that killed their actor."""
+        parts = {unit.name: storage.join(self.folder, f"{unit.name}.parquet") for unit in wanted}
 
-        def missing() -> list[Chunk]:
+        def missing() -> list[WorkUnit]:
             done = set(storage.list_files(self.folder, ".parquet"))
-            return [chunk for chunk in wanted if self._part(chunk) not in done]
+            return [unit for unit in wanted if parts[unit.name] not in done]
 
         pending = missing()
         if pending and not storage.exists(self.split):
             try:
-                in_rounds(missing, lambda left: self._run(trials, wanted, left))
+                in_rounds(missing, lambda left: self._run(trials, wanted, left, parts))
             except LOST as error:
                 storage.write_bytes(self.split, json.dumps({"error": describe(error)}).encode())
             pending = missing()
-        held = [self._part(chunk) for chunk in wanted if chunk not in pending]
-        tables = list(storage.map_parallel(results.read_table, held))
+        held = [unit for unit in wanted if unit not in pending]
+        tables = results.read_parts(held, parts, [trial.id for trial in trials])
         if not pending:
             return tables, {}
         if len(trials) == 1:
@@ -188,50 +190,71 @@ class _Together:
         died: dict[int, str] = {}
         middle = len(trials) // 2
         for number, half in enumerate((trials[:middle], trials[middle:])):
-            found, lost = _Together(self.sweep, f"{self.group}.{number}").evaluate(half, pending)
+            found, lost = TrialGroup(self.sweep, f"{self.group}.{number}").evaluate(half, pending)
             tables += found
             died |= lost
         return tables, died
 
-    def _part(self, chunk: Chunk) -> str:
-        return storage.join(self.folder, f"{chunk.name}.parquet")
-
-    def _run(self, trials: Sequence[Trial], wanted: Sequence[Chunk], pending: Sequence[Chunk]) -> None:
+    def _run(
+        self, trials: Sequence[Trial], wanted: Sequence[WorkUnit], left: Sequence[WorkUnit], parts: Mapping[str, str]
+    ) -> None:
         checked = self.sweep.checked
-        request = checked.evaluation.request
-        settings = [(trial.id, config_of(checked.space, trial.setting).cfr, trial.setting) for trial in trials]
-        todo = [{"chunk": json.dumps(chunk.to_dict()), "part": self._part(chunk)} for chunk in pending]
-        total, left = (sum(len(chunk.places) for chunk in some) for some in (wanted, pending))
+        asked = {trial.id: config_of(checked.space, trial.setting).cfr for trial in trials}
+        own = {trial.id for trial in trials if "cfr.crop" in trial.setting}  # the others have the data set's crop
+
+        def settings(crop: int) -> dict[int, Cfr]:
+            return {number: cfr if number in own else replace(cfr, crop=crop) for number, cfr in asked.items()}
+
+        total, rest = (sum(len(unit.places) for unit in some) for some in (wanted, left))
         what = f"trials {trials[0].id}-{trials[-1].id} of {checked.request.trials}"
-        progress = Progress(what, total, "objects", done=total - left)
-        arguments = [settings, request.rules, request.batch_size]
-        through_actors(SweepActor, arguments, todo, checked.evaluation, self.sweep.actors, progress)
+        progress = Progress(what, total, "objects", done=total - rest)
+        self.sweep.pool.run(left, parts, settings, progress)
         progress.close()
 
 
-class SweepActor(InferenceActor):
-    """Evaluates a chunk of objects under all settings of a generation at a call, and writes its part."""
+def rows_of(objects: pa.Table, trial: int) -> pa.Table:
+    """A trial's rows."""
+    return objects.filter(pa.array(objects["trial"].to_numpy() == trial))
 
-    def __init__(
-        self,
-        uri: str,
-        sha256: str,
-        gpu: bool,
-        actors_on_node: int,
-        signs: Any,
-        settings: Sequence[tuple[int, Cfr, dict[str, Any]]],
-        rules: Eval,
-        batch_size: int,
-    ) -> None:
-        super().__init__(uri, sha256, gpu, actors_on_node, signs)
-        self.settings, self.rules, self.batch_size = settings, rules, batch_size
 
-    def work(self, work: dict[str, Any]) -> dict[str, Any]:
-        """One chunk: {"chunk": JSON, "part": URI} to {"name": ..., "objects": number}."""
-        chunk = Chunk.from_dict(json.loads(work["chunk"]))
-        settings = {number: cfr_parts.on_dataset(cfr, setting, chunk.crop) for number, cfr, setting in self.settings}
-        table = cfr_parts.evaluate_chunk(
-            self.model, chunk, self.rows(chunk), settings, self.rules, self.batch_size, self.device, self.threads
-        )
-        results.write_table(work["part"], table)
-        return {"name": chunk.dataset, "objects": len(chunk.places)}
+def figures(rows: pa.Table, rules: Eval) -> tuple[dict[str, float], list[float]]:
+    """The final figures of a trial that did not fail, and its mean IoU after each click.
+
+    Every figure is the mean over the data sets of their own figures (`results.figures`), so that each data set counts
+    the same whatever its size. With several, each one's are there too, as "NAME/noc90".
+
+    Returns:
+        {"noc80", ..., "iou1", ..., "passes": per object, "seconds": per click}, and (max_clicks,) IoUs.
+    """
+    own: dict[str, dict[str, float]] = {}
+    curves: list[list[float]] = []
+    for name in dict.fromkeys(rows["dataset"].to_pylist()):
+        found = results.figures(dataset_rows(rows, name), rules)
+        own[name] = {
+            **{f"noc{level}": value for level, value in found["noc"].items()},
+            **{f"iou{k}": value for k, value in found["iou_at"].items()},
+            "passes": found["forward_passes"] / found["objects"],
+            "seconds": found["seconds_per_click"],
+        }
+        curves.append(found["mean_iou"])
+    names = next(iter(own.values()))
+    metrics = {name: float(np.mean([one[name] for one in own.values()])) for name in names}
+    if len(own) > 1:
+        metrics |= {f"{data}/{name}": value for data, one in own.items() for name, value in one.items()}
+    return metrics, [float(v) for v in np.mean(curves, axis=0)]
+
+
+def by_object(rows: pa.Table, figure: str, rules: Eval) -> ByObject:
+    """A quality of a trial, of every object: what `figures` takes the mean of.
+
+    Args:
+        figure: "noc90", ... or "iou3", ...
+    """
+    number = int(figure[3:])
+    assert figure.startswith("iou") or number in levels(rules.target_iou)
+    found: dict[str, dict[Any, float]] = {}
+    for row in rows.drop_columns(["clicks"]).to_pylist():
+        curve = row["iou"]
+        value = noc(curve, number, rules.max_clicks) if figure.startswith("noc") else curve[min(number, len(curve)) - 1]
+        found.setdefault(row["dataset"], {})[row["image_id"], row["object_id"]] = float(value)
+    return found

@@ -90,7 +90,7 @@ def test_an_actor_that_hangs_and_a_node_that_is_cut_off(
             driver = subprocess.Popen([sys.executable, *args], cwd=ROOT, env=environment, stdout=file, stderr=file)
         try:
             until(lambda: list(out.glob("parts/*.parquet")), "a first part", alive=driver)
-            os.kill(processes_below({started[0]}, "Evaluator")[0], signal.SIGSTOP)
+            os.kill(processes_below({started[0]}, "InferenceActor")[0], signal.SIGSTOP)
             stopped = time.monotonic()
             ip(f"link set {NEAR} down")
             cut = time.monotonic()

@@ -31,7 +31,7 @@ def test_loss_of_actors_and_of_a_node(
         return time.monotonic() - start
 
     until(parts, "a first part", alive=driver)
-    local.kill("Evaluator")
+    local.kill("InferenceActor")
     actor_seconds = next_part()
     with local.without(local.workers()[0]):
         node_seconds = next_part()

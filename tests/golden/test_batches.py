@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import Cfr, Eval
-from pipeline.evaluate.batch import ObjectResult, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.metrics import IOU_LEVELS, summarize
+from pipeline.evaluate.shared import ObjectResult
 from tests.golden.test_eval import evaluation, model, target
 
 pytestmark = pytest.mark.slow

@@ -14,15 +14,16 @@ import pytest
 import torch
 
 from pipeline.config import Cfr, Eval
-from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects, evaluate_settings
 from pipeline.evaluate.cfr import Session
 from pipeline.evaluate.metrics import IOU_LEVELS, noc, summarize
-from pipeline.evaluate.shared import evaluate_shared
+from pipeline.evaluate.shared import ObjectResult, SharedResult, Target
 from pipeline.evaluate.zoom import Box
 from pipeline.model.checkpoints import load_model
 
 pytestmark = pytest.mark.slow
 
+SETTINGS = [("cf0", "cf1", "cf4", "acf4", "cf2_20"), ("acf4_672",)]  # those of a tuple were recorded on the same images
 LEVELS = [str(level) for level in IOU_LEVELS]
 
 
@@ -115,12 +116,40 @@ def compare_means(run: Run) -> None:
     assert figures["noc_std"] == pytest.approx(run.recorded["noc_std"])
 
 
-@pytest.mark.parametrize("name", ["cf0", "cf1", "cf4", "acf4", "cf2_20", "acf4_672"])
+@cache
+def together(golden: Path, names: tuple[str, ...], device: str) -> tuple[dict[str, Run], list[SharedResult]]:
+    """Settings recorded on the same images, at once, sharing passes; results equal those alone (`test_shared`)."""
+    settings = {name: recorded_setting(golden, name) for name in names}
+    images = [result["image"] for result in settings[names[0]][0]["results"]]
+    assert all([result["image"] for result in recorded["results"]] == images for recorded, _ in settings.values())
+    maps: dict[str, dict[str, list[tuple[float, int]]]] = {name: {} for name in settings}
+
+    def note(key: tuple[str, str], session: Session) -> None:
+        image, name = key
+        maps[name].setdefault(image, []).append((float(session.probability.mean()), int(session.mask.sum())))
+
+    targets, asked = (target(golden, image) for image in images), {name: cfr for name, (_, cfr) in settings.items()}
+    rules = recorded_rules(golden)
+    found = list(evaluate_settings(model(golden, device), targets, asked, rules, device=device, observe=note))
+    runs: dict[str, Run] = {}
+    for name, (recorded, _) in settings.items():
+        results = {one.key: result for one in found if (result := one.settings[name].result)}
+        runs[name] = Run(recorded, results, maps[name])
+    return runs, found
+
+
+@pytest.mark.parametrize("name", [name for names in SETTINGS for name in names])
 def test_every_setting(golden: Path, name: str, device: str) -> None:
-    run = evaluate(golden, name, batch_size=1, device=device)
+    run = together(golden, next(names for names in SETTINGS if name in names), device)[0][name]
+    assert list(run.recorded["results"][0]["noc"]) == LEVELS
     assert len(run.found) == len(run.recorded["results"])
     compare(run)
     compare_means(run)
+
+
+def test_settings_share_passes(golden: Path, device: str) -> None:
+    found = together(golden, SETTINGS[0], device)[1]
+    assert sum(one.computed for one in found) < sum(one.separate for one in found)
 
 
 def test_in_batches(golden: Path, device: str) -> None:
@@ -128,25 +157,6 @@ def test_in_batches(golden: Path, device: str) -> None:
     run = evaluate(golden, "cf1", batch_size=3, only=7, device=device)
     assert len(run.found) == 7
     compare(run)
-
-
-def test_settings_together(golden: Path) -> None:
-    """All settings of one crop at once, sharing forward passes."""
-    settings = {name: recorded_setting(golden, name) for name in ("cf0", "cf1", "cf4", "acf4", "cf2_20")}
-    asked = {name: cfr for name, (_, cfr) in settings.items()}
-    maps: dict[str, dict[str, list[tuple[float, int]]]] = {name: {} for name in settings}
-
-    def note(key: tuple[str, str], session: Session) -> None:
-        image, name = key
-        maps[name].setdefault(image, []).append((float(session.probability.mean()), int(session.mask.sum())))
-
-    targets = [target(golden, result["image"]) for result in settings["cf0"][0]["results"][:2]]
-    found = list(evaluate_shared(model(golden), targets, asked, recorded_rules(golden), observe=note))
-    for name, (recorded, _) in settings.items():
-        results = {one.key: result for one in found if (result := one.settings[name].result)}
-        assert len(results) == 2
-        compare(Run(recorded, results, maps[name]))
-    assert sum(one.computed for one in found) < sum(one.separate for one in found)
 
 
 def test_thresholds(golden: Path) -> None:

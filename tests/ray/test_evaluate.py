@@ -11,17 +11,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from jobs import evaluate as command
 from pipeline.config import Cfr, Eval
 from pipeline.data.images import decode_sample
 from pipeline.data.readers.synthetic import write_synthetic
+from pipeline.engine.progress import Progress
 from pipeline.errors import UserError
-from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.job import Evaluation, evaluate
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
+from pipeline.evaluate.pool import ActorPool
 from pipeline.evaluate.request import Request, check
 from pipeline.evaluate.results import OBJECTS, clicks_of
+from pipeline.evaluate.shared import ObjectResult, Target
 from pipeline.evaluate.views import view
 from pipeline.model.checkpoints import load_model
 from tests.conftest import Exits
@@ -147,11 +151,38 @@ def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_ses
     assert [(e["dataset"], e["objects"]) for e in done.summary["results"]] == [("davis", 4), ("blobs", 4)]
     assert done.summary["data"]["davis"] == {"uri": str(tmp_path / "raw" / "eval"), "source": "davis"}
     row = done.objects.to_pylist()[0]
-    seen = view(row, done.items, done.parts)
+    seen = view(row, done.units, done.parts)
     assert seen.image.shape == (96, 128, 3) and (seen.truth == 1).any()
     assert max(seen.masks) == len(row["iou"]) == len(seen.clicks)
     assert all(mask.shape == (96, 128) for mask in seen.masks.values())
     assert without_time(evaluate(check(asked), {}).objects) == without_time(done.objects)
+
+
+def test_actors_that_die_give_their_units_back(
+    made: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both die in calls of several units, when the first part is there."""
+    actors: list[Any] = []
+    started, told = ActorPool._new, Progress.update
+
+    def new(pool: ActorPool) -> Any:
+        actors.append(started(pool))
+        return actors[-1]
+
+    def update(progress: Progress, n: int = 1, note: str = "") -> None:
+        if len(actors) == 2:
+            for actor in actors[:2]:
+                ray.kill(actor)
+            actors.append(None)
+        told(progress, n, note)
+
+    monkeypatch.setattr(ActorPool, "_new", new)
+    monkeypatch.setattr(Progress, "update", update)
+    rules = Eval(max_clicks=10, actors=2, full_curve=True)
+    done = evaluate(check(request(made, tmp_path / "out", rules=rules, batch_size=3)), {})
+    assert len(actors) > 3
+    keys = [(r["cfr_steps"], r["image_id"], r["object_id"]) for r in done.objects.to_pylist()]
+    assert keys == [(s, f"blob-{i:03d}", k) for s in (0, 2) for i in range(PICTURES) for k in (0, 1)]
 
 
 def test_more_than_the_cluster_has_is_refused(made: Path, tmp_path: Path, ray_session: None) -> None:

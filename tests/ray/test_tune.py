@@ -23,11 +23,12 @@ from pipeline.config import Cfr, Eval, TrainConfig
 from pipeline.config.io import replace
 from pipeline.data.images import decode_sample
 from pipeline.errors import UserError
-from pipeline.evaluate.batch import Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects
+from pipeline.evaluate.pool import ActorPool, Call, InferenceActor
 from pipeline.evaluate.request import Request
 from pipeline.evaluate.results import clicks_of
+from pipeline.evaluate.shared import Target
 from pipeline.model.checkpoints import load_model
-from pipeline.tune import cfr_sweep
 from pipeline.tune.cfr_request import SweepRequest, check, fitting_crops
 from pipeline.tune.cfr_sweep import Sweep
 from pipeline.tune.trials import Trial
@@ -83,10 +84,12 @@ def parts(out: Path) -> dict[Path, int]:
 
 
 def test_a_sweep_gives_what_each_setting_gives_alone_and_continues(
-    made: Path, tmp_path: Path, ray_session: None
+    made: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     first = run(two_actors(request(made, out)))
+    printed = capsys.readouterr().out
+    assert "starting 2 inference actor(s)" in printed and printed.count("starting") == 1  # they stay for generation 1
     assert [t.name for t in first.trials[:4]] == ["CFR-0", "CFR-1", "CFR-4", "A-CFR-4"]
     assert [t.generation for t in first.trials] == [0, 0, 0, 0, 1, 1]
     assert {t.state for t in first.trials} == {"done"}
@@ -149,15 +152,18 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     names = ["CFR-0", "CFR-1", "CFR-4", "A-CFR-4"]
     deadly = names.index("CFR-4")
 
-    def here(kind: Any, arguments: Any, todo: Any, checked: Any, actors: int, progress: Any) -> None:
-        actor = kind(checked.checkpoint.uri, checked.checkpoint.sha256, False, 1, None, *arguments)
-        tried.append([number for number, _, _ in actor.settings])
-        for work in todo:
-            if deadly in tried[-1] and work["part"].endswith("blobs-000001.parquet"):  # not on its first objects
+    def here(pool: ActorPool, units: Any, parts: Any, settings: Any, progress: Any) -> None:
+        checkpoint = pool.checked.checkpoint
+        actor = InferenceActor(checkpoint.uri, checkpoint.sha256, False, 1, None)
+        for unit in units:
+            asked = settings(unit.crop)
+            if unit is units[0]:
+                tried.append(list(asked))
+            if deadly in asked and parts[unit.name].endswith("blobs-000001.parquet"):  # not on its first objects
                 raise ActorDiedError
-            actor(work)
+            assert list(actor.evaluate(Call([unit], parts, asked, RULES, 1, strict=False))) == [unit.name]
 
-    monkeypatch.setattr(cfr_sweep, "through_actors", here)
+    monkeypatch.setattr(ActorPool, "run", here)
     asked = few(request(made, tmp_path / "out", trials=4))
     sweep = run(asked)
     assert [t.name for t in sweep.trials] == names

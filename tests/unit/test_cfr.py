@@ -8,8 +8,9 @@ import torch
 
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
-from pipeline.evaluate.batch import ObjectResult, Target, evaluate_objects, join_points
+from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import RunInput, Session
+from pipeline.evaluate.shared import ObjectResult, Target, join_points
 from tests.made import SIDE, Scripted, scene
 
 TARGET = 0.65  # some of the scenes reach it, some do not

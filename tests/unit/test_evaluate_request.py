@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter, deque
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.config import Cfr, Eval, TrainConfig
-from pipeline.data.schema import ObjectInfo
+from pipeline.data.schema import ObjectInfo, Row
 from pipeline.errors import UserError
 from pipeline.evaluate import results
-from pipeline.evaluate.item import evaluate_item
-from pipeline.evaluate.plan import CHUNK, DataSet, Place, Setting, open_dataset, plan
+from pipeline.evaluate.plan import OBJECTS, DataSet, Place, WorkUnit, open_dataset, plan
+from pipeline.evaluate.pool import next_call
 from pipeline.evaluate.request import Request, cfr_of, check
+from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import default_crop, parse_data
+from pipeline.evaluate.units import evaluate_units
 from pipeline.model.checkpoints import CheckpointInfo, load_model
-from tests.made import SIDE, rows_of_blobs, write_checkpoint, write_dataset
+from tests.made import SIDE, Scripted, rows_of_blobs, write_checkpoint, write_dataset
 
 RULES = Eval(max_clicks=3)
 SETTINGS = [Setting(0, 1, False), Setting(2, 1, False)]
@@ -127,16 +130,14 @@ def test_crop_of_the_checkpoint() -> None:
     )
 
 
-def test_the_plan_holds_every_object_once_per_setting(made: Path) -> None:
+def test_the_plan_holds_every_object_once(made: Path) -> None:
     data = open_dataset("blobs", str(made / "blobs"), SIDE)
     assert (data.objects, data.images) == (20, 10)
-    for batch_size in (1, 8):
-        items = list(plan([data], SETTINGS, batch_size))
-        assert len({item.name for item in items}) == len(items)
-        for setting in SETTINGS:
-            places = [(i.group, p.row, p.object_id) for i in items if i.setting == setting for p in i.places]
-            assert places == [(g, p.row, p.object_id) for _, g, ps in data.groups for p in ps]
-    assert all(len(item.places) <= CHUNK for item in plan([data], SETTINGS, 1))
+    units = list(plan([data]))
+    assert len({unit.name for unit in units}) == len(units)
+    places = [(u.group, p.row, p.object_id) for u in units for p in u.places]
+    assert places == [(g, p.row, p.object_id) for _, g, ps in data.groups for p in ps]
+    assert all(len(unit.places) <= OBJECTS for unit in units)
 
 
 def test_limit_takes_the_first_objects(made: Path) -> None:
@@ -152,47 +153,84 @@ def test_stuff_is_not_evaluated(tmp_path: Path) -> None:
     assert data.groups[0][2] == [Place(0, "blob-000", 1)]
 
 
-def test_items_travel_as_plain_values(made: Path) -> None:
-    for item in plan([open_dataset("blobs", str(made / "blobs"), SIDE)], SETTINGS, 1):
-        assert type(item).from_dict(json.loads(json.dumps(item.to_dict()))) == item
-
-
-def test_bad_objects_are_set_aside_and_the_rest_merged(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bad_objects_are_set_aside_and_the_rest_merged(made: Path, tmp_path: Path, batch_size: int) -> None:
     rows = rows_of_blobs(4)
     rows[1] = dataclasses.replace(rows[1], image=b"no image")
     rows[2] = dataclasses.replace(rows[2], objects=[*rows[2].objects, ObjectInfo(0, 9, -1, 5)])
     data = open_dataset("spoilt", write_dataset(tmp_path / "spoilt", rows), SIDE)
     asked, model = request(made, tmp_path), load_model(str(made / "checkpoint"))[0]
-    items = list(plan([data], SETTINGS, 1))
-    parts = {item.name: str(tmp_path / f"{item.name}.parquet") for item in items}
-    for item in items:
-        outcomes = evaluate_item(model, item, rows, asked, "cpu", threads=1)
-        results.write_table(parts[item.name], results.part_table(item, outcomes))
-    objects, rejected = results.merge(items, parts)
+    settings = {i: cfr_of(asked, setting, SIDE) for i, setting in enumerate(SETTINGS)}
+    units = list(plan([data]))
+    parts = {unit.name: str(tmp_path / f"{unit.name}.parquet") for unit in units}
+    done: list[WorkUnit] = []
+    for unit, part in evaluate_units(model, units, lambda _: rows, settings, RULES, batch_size, "cpu", 1, strict=True):
+        results.write_table(parts[unit.name], part)
+        done.append(unit)
+    assert sorted(done, key=lambda unit: unit.name) == units
+    objects, rejected = results.merge(results.read_parts(units, parts, [0, 1]))
     assert objects.schema == results.OBJECTS
     keys = list(zip(objects["image_id"].to_pylist(), objects["object_id"].to_pylist(), strict=True))
     good = [(f"blob-{i:03d}", k) for i in (0, 2, 3) for k in (0, 1)]
     assert keys == good * len(SETTINGS)
     assert results.reasons(rejected, "spoilt") == {"image does not decode": 2, "object has no pixels": 1}
     assert results.reasons(rejected, "other") == {}
-    figures = results.figures(objects, data, SETTINGS[1], RULES)
+    figures = results.entry(objects, data, SETTINGS[1], RULES)
     assert (figures["objects"], figures["images"], figures["cfr_steps"]) == (6, 3, 2)
     assert figures["forward_passes"] == figures["clicks"] + 2 * 6
-    saved = results.read_table(parts[items[0].name])
+    passes = results.passes(objects)  # CFR-2's first pass is CFR-0's
+    assert passes["separate"] - 6 >= passes["computed"] > figures["forward_passes"]
+    saved = results.read_table(parts[units[0].name])
     row = saved.to_pylist()[0]
     mask = results.decode_mask(row["masks"][-1]["png"])
     assert row["masks"][-1]["clicks"] == len(row["iou"]) and mask.shape == (72, 88) and mask.dtype == bool
-    (tmp_path / f"{items[0].name}.parquet").write_bytes(b"PAR1 cut")
+    (tmp_path / f"{units[0].name}.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match="damaged"):
-        results.merge(items, parts)
-    results.write_table(parts[items[0].name], saved.slice(1))
-    with pytest.raises(UserError, match="other objects"):
-        results.merge(items, parts)
+        results.read_parts(units, parts, [0, 1])
+    for wrong in (saved.slice(1), saved.slice(0, saved.num_rows - 1)):
+        results.write_table(parts[units[0].name], wrong)
+        with pytest.raises(UserError, match="other objects"):
+            results.read_parts(units, parts, [0, 1])
+
+
+def test_batches_go_on_from_unit_to_unit(tmp_path: Path) -> None:
+    rows = rows_of_blobs(8, objects=1)
+    units = list(plan([open_dataset("blobs", write_dataset(tmp_path / "blobs", rows, rows_per_group=2), SIDE)]))
+    assert [len(unit.places) for unit in units] == [2] * 4
+    network, settings = Scripted(), {0: Cfr(crop=SIDE, flip=False)}
+    rules = Eval(max_clicks=3, full_curve=True)
+
+    def read(unit: WorkUnit) -> list[Row]:
+        return rows[2 * unit.group : 2 * unit.group + 2]
+
+    done = list(evaluate_units(network, units, read, settings, rules, 4, "cpu", 1, strict=True))
+    assert [unit for unit, _ in done] == units and network.calls == [4] * 6
+    for unit, part in done:
+        assert part["image_id"].to_pylist() == [place.image_id for place in unit.places]
 
 
 def test_figures_without_objects() -> None:
     data = DataSet("none", "", "", SIDE, [], {})
-    assert results.figures(results.OBJECTS.empty_table(), data, SETTINGS[0], RULES)["objects"] == 0
+    assert results.entry(results.OBJECTS.empty_table(), data, SETTINGS[0], RULES)["objects"] == 0
+
+
+def test_units_of_a_call() -> None:
+    def waiting() -> deque[WorkUnit]:
+        places = [Place(0, "a", k) for k in range(4)]
+        return deque(WorkUnit(f"u{n}", "d", "", "", 0, places, 64 if n < 30 else 96) for n in range(40))
+
+    def taken(actors: int, batch_size: int, tries: Counter[str]) -> list[int]:
+        left, counts = waiting(), []
+        while left:
+            counts.append(len(next_call(left, tries, actors, batch_size)))
+        return counts
+
+    assert taken(1, 1, Counter()) == [1] * 40
+    assert taken(1, 8, Counter()) == [30, 10]  # crops differ
+    found = taken(2, 2, Counter())
+    assert sum(found) == 40 and found[:5] == [10, 7, 5, 4, 3]
+    assert taken(1, 8, Counter(u3=2))[:3] == [3, 1, 26]
+    assert taken(1, 8, Counter(u3=1))[0] == 30
 
 
 def test_masks_survive_their_encoding() -> None:

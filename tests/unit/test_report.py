@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.evaluate.results import OBJECTS
-from pipeline.report.report import pick_objects, setting_name, write_report
-from pipeline.report.settings import setting_of
+from pipeline.evaluate.setting import Setting
+from pipeline.report.report import pick_objects, write_report
 from tests.report_example import HOSTILE, SETTINGS, SIZES, objects_table, pictures_of, summary_of
 
 
@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_summary(example: tuple[Path, dict[str, Any], d
     rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head) and line[1][:3] == "CFR"]
     assert len(rows) == len(SIZES) * len(SETTINGS)
     for row, result in zip(rows, summary["results"], strict=True):
-        assert row["setting"] == setting_name(*setting_of(result))
+        assert row["setting"] == Setting.of(result).name
         assert row["NoC@90"] == f"{result['noc']['90']:.2f}"
         assert row["NoF@95"] == str(result["nof"]["95"])
         assert row["IoU@5"] == f"{result['mean_iou'][4]:.3f}"
@@ -153,4 +153,4 @@ def test_picking_from_few_or_none() -> None:
     ],
 )
 def test_setting_names(setting: tuple[int, int, bool], name: str) -> None:
-    assert setting_name(*setting) == name
+    assert Setting(*setting).name == name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Cfr, Eval
-from pipeline.evaluate.batch import Network, ObjectResult, Target, evaluate_objects
+from pipeline.evaluate.batch import evaluate_objects, evaluate_settings
 from pipeline.evaluate.cfr import Session
-from pipeline.evaluate.shared import SharedResult, evaluate_shared
+from pipeline.evaluate.shared import Network, ObjectResult, SharedResult, Target
 from tests.made import SIDE, Scripted, scene, small_model
 
 BASE = Cfr(crop=SIDE, min_crop=24)
@@ -24,9 +24,13 @@ def alone(model: Network, target: Target, cfr: Cfr, rules: Eval) -> ObjectResult
     return result
 
 
+def by_key(found: Iterable[SharedResult]) -> list[SharedResult]:
+    return sorted(found, key=lambda one: one.key)
+
+
 def check(model: Network, targets: Sequence[Target], asked: Mapping[str, Cfr], rules: Eval) -> list[SharedResult]:
     """Shared results equal those of each setting alone, to the bit; the counts add up."""
-    found = list(evaluate_shared(model, targets, asked, rules))
+    found = by_key(evaluate_settings(model, targets, asked, rules))
     assert [one.key for one in found] == [target.key for target in targets]
     for one, target in zip(found, targets, strict=True):
         assert list(one.settings) == list(asked)
@@ -49,7 +53,7 @@ def test_first_runs_of_cfr_4_are_those_of_cfr_1_and_cfr_0() -> None:
     """
     asked = {"cfr0": BASE, "cfr1": replace(BASE, steps=1), "cfr4": replace(BASE, steps=4)}
     network = Scripted()
-    (one,) = evaluate_shared(network, [scene(1)], asked, Eval(max_clicks=2, target_iou=1.0))
+    (one,) = evaluate_settings(network, [scene(1)], asked, Eval(max_clicks=2, target_iou=1.0))
     assert (one.computed, one.separate) == (8, 11)
     assert network.calls == [2] * 8  # each with its mirror image
     shares = {name: setting.computed for name, setting in one.settings.items()}
@@ -66,7 +70,7 @@ def test_first_runs_of_cfr_4_are_those_of_cfr_1_and_cfr_0() -> None:
     ],
 )
 def test_what_is_shared(other: Cfr, computed: int | None) -> None:
-    (one,) = evaluate_shared(Scripted(), [scene(1)], {0: BASE, 1: other}, Eval(max_clicks=3, target_iou=1.0))
+    (one,) = evaluate_settings(Scripted(), [scene(1)], {0: BASE, 1: other}, Eval(max_clicks=3, target_iou=1.0))
     assert one.separate == 6
     assert 3 <= one.computed <= 5 if computed is None else one.computed == computed
 
@@ -116,9 +120,9 @@ def test_passes_of_a_round_in_batches() -> None:
     asked = {steps: replace(BASE, steps=steps, clicks=20) for steps in range(4)} | {9: replace(BASE, flip=False)}
     targets, rules = [scene(seed) for seed in range(3)], Eval(max_clicks=4, target_iou=0.99)
     network = Scripted()
-    batched = list(evaluate_shared(network, targets, asked, rules, batch_size=3, threads=2))
+    batched = by_key(evaluate_settings(network, targets, asked, rules, batch_size=3, threads=2))
     assert max(network.calls) == 6 and sum(network.calls) < 2 * sum(one.computed for one in batched)
-    for one, single in zip(batched, evaluate_shared(Scripted(), targets, asked, rules), strict=True):
+    for one, single in zip(batched, by_key(evaluate_settings(Scripted(), targets, asked, rules)), strict=True):
         assert (one.computed, one.separate) == (single.computed, single.separate)
         for name in asked:
             a, b = one.settings[name].result, single.settings[name].result
@@ -142,7 +146,7 @@ def test_a_setting_that_raises_fails_alone() -> None:
     asked = {"good": replace(BASE, steps=1), "bad": replace(BASE, crop=96), "too": replace(BASE, crop=96, steps=2)}
     rules = Eval(max_clicks=3)
     for batch_size in (1, 4):
-        one, two = evaluate_shared(Refuses(96), [scene(0), scene(1)], asked, rules, batch_size)
+        one, two = by_key(evaluate_settings(Refuses(96), [scene(0), scene(1)], asked, rules, batch_size))
         for found, target in ((one, scene(0)), (two, scene(1))):
             good = found.settings["good"].result
             assert good and good.ious == alone(Scripted(), target, asked["good"], rules).ious
@@ -163,7 +167,7 @@ class RefusesBatches(Scripted):
 def test_a_batch_without_room_is_done_pass_by_pass() -> None:
     asked = {steps: replace(BASE, steps=steps) for steps in range(3)}
     rules = Eval(max_clicks=3, target_iou=1.0)
-    (one,) = evaluate_shared(RefusesBatches(), [scene(2)], asked, rules, batch_size=8)
+    (one,) = evaluate_settings(RefusesBatches(), [scene(2)], asked, rules, batch_size=8)
     for name, cfr in asked.items():
         found = one.settings[name].result
         assert found and found.ious == alone(Scripted(), scene(2), cfr, rules).ious
@@ -176,5 +180,5 @@ def test_observer_sees_every_click_of_every_setting() -> None:
         seen.setdefault(key, []).append(session.ious[-1])
 
     asked = {0: BASE, 2: replace(BASE, steps=2), 3: BASE}
-    (one,) = evaluate_shared(Scripted(), [scene(5)], asked, Eval(max_clicks=3), observe=observe)
+    (one,) = evaluate_settings(Scripted(), [scene(5)], asked, Eval(max_clicks=3), observe=observe)
     assert seen == {(5, name): s.result.ious for name, s in one.settings.items() if s.result}

@@ -1,0 +1,90 @@
+"""Units of work from encoded rows to the tables of their parts; what an inference actor does at a call. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipeline.config import Cfr, Eval
+from pipeline.data.images import decode_sample
+from pipeline.data.schema import Row, Sample
+from pipeline.errors import BadRow
+from pipeline.evaluate.batch import evaluate_settings
+from pipeline.evaluate.cfr import Session
+from pipeline.evaluate.plan import WorkUnit
+from pipeline.evaluate.results import MASK_CLICKS, Outcome, encode_mask, part_table
+from pipeline.evaluate.shared import Network, Target
+
+
+def evaluate_units(
+    model: Network,
+    units: Sequence[WorkUnit],
+    read: Callable[[WorkUnit], Sequence[Row]],
+    settings: Mapping[int, Cfr],
+    rules: Eval,
+    batch_size: int,
+    device: torch.device | str,
+    threads: int,
+    strict: bool,
+) -> Iterator[tuple[WorkUnit, pa.Table]]:
+    """Evaluate units, yielding each with its part (`results.PART`) when its last object ends.
+
+    Objects of the next unit take the places of those that end, so batches stay full from unit to unit.
+
+    Args:
+        model: in evaluation mode on `device`.
+        read: the encoded rows of a unit's row group; called for one unit after the other.
+        settings: by number, see `results.OBJECTS`.
+        threads: helpers beside the forward pass.
+        strict: an evaluation, not a sweep: keep masks for pictures, raise what a forward pass raises, and compute
+            clicks beside forward passes, as seconds are no objective (`batch.evaluate_settings`).
+    """
+    found: list[list[Outcome]] = [[] for _ in units]
+    masks: dict[tuple[Any, int], dict[int, bytes]] = {}
+    left = list(range(len(units)))
+
+    def targets() -> Iterator[Target]:
+        """Each image decoded once; objects that cannot be used are set aside."""
+        for number, unit in enumerate(units):
+            rows = read(unit)
+            decoded: tuple[int, Sample | BadRow] | None = None
+            for place in unit.places:
+                if decoded is None or decoded[0] != place.row:
+                    decoded = (place.row, _decode(rows[place.row]))
+                sample = decoded[1]
+                if isinstance(sample, BadRow):
+                    found[number].append(Outcome(place, bad=sample))
+                elif ((truth := sample.target(place.object_id)) == 1).any():
+                    yield Target((number, place), sample.image, truth)
+                else:
+                    found[number].append(Outcome(place, bad=BadRow("object has no pixels")))
+
+    def keep_mask(key: tuple[Any, int], session: Session) -> None:
+        count = len(session.ious)
+        if count in MASK_CLICKS or session.done:
+            masks.setdefault(key, {})[count] = encode_mask(session.mask)
+
+    def complete() -> Iterator[tuple[WorkUnit, pa.Table]]:
+        for number in [n for n in left if len(found[n]) == len(units[n].places)]:
+            left.remove(number)
+            yield units[number], part_table(units[number], found[number], settings)
+            found[number] = []
+
+    observe = keep_mask if strict else None
+    asked = (settings, rules, batch_size, device, threads, observe)
+    for one in evaluate_settings(model, targets(), *asked, strict=strict, overlap=strict):
+        number, place = one.key
+        kept = {setting: masks.pop((one.key, setting), {}) for setting in settings}
+        found[number].append(Outcome(place, one.settings, kept))
+        yield from complete()
+    yield from complete()
+
+
+def _decode(row: Row) -> Sample | BadRow:
+    try:
+        return decode_sample(row)
+    except BadRow as bad:
+        return bad
