@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import zipfile
 from typing import Any
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.model.pickle_reader import read_torch_pickle
+from pipeline.model.pickle_reader import DAMAGE, described, read_torch_pickle, scan
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every key, in any order and number."""
@@ -124,9 +125,21 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
+def _tensor_bytes(data: bytes) -> int:
+    """Bytes of the tensors that a zip file's data.pkl describes, also of a file without its end; 0: not known."""
+    at = data.find(b"/data.pkl", 0, 1 << 10) + len("/data.pkl")
+    at += int.from_bytes(data[28:30], "little")  # the length of the extra field, which comes before the content
+    try:
+        return sum(s.numel * s.dtype.itemsize for s in described(data[at : scan(data, at)]))
+    except (pickle.UnpicklingError, *DAMAGE):
+        return 0
+
+
 def _zip_kind(data: bytes) -> str:
     if b"PK\x05\x06" not in data[-(1 << 16) - 64 :]:
-        return f"is cut off: the zip file ends after {len(data)} bytes, without its list of contents. Copy it again"
+        needed = f" (its tensors alone take {whole})" if (whole := _tensor_bytes(data)) else ""
+        size = f"{len(data)} bytes{needed}"
+        return f"is cut off: the zip file ends after {size}, without its list of contents. Copy it again"
     try:
         names = zipfile.ZipFile(io.BytesIO(data)).namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):

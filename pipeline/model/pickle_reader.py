@@ -39,6 +39,9 @@ _DTYPES = {
 MAX_PICKLE_BYTES = 64 << 20
 MAX_SHARING = 4  # tensors may share data; all of them together take at most so many times the file's size
 
+DAMAGE = (zipfile.BadZipFile, LookupError, EOFError, ValueError, TypeError, AttributeError, ArithmeticError,
+           MemoryError, RuntimeError)  # fmt: skip
+
 # What the older format begins with: torch's magic number and protocol version, each a pickle of its own.
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LEGACY_START = pickle.dumps(_LEGACY_MAGIC, protocol=2)[:14]
@@ -59,13 +62,13 @@ class Inert(metaclass=_InertType):
 
 
 @dataclass(frozen=True)
-class _Storage:
+class Storage:
     key: str
     dtype: torch.dtype
     numel: int
 
 
-Bytes = Callable[[_Storage], bytearray]  # the data of a storage, as long as its description says
+Bytes = Callable[[Storage], bytearray]  # the data of a storage, as long as its description says
 
 
 _MACHINE: Any = vars(pickle)["_Unpickler"]  # public in effect, but for its name
@@ -136,12 +139,12 @@ class _Reader(_MACHINE):
         match pid:
             case ("storage", torch.dtype() as dtype, str() as key, str(), int() as numel, *rest) if numel >= 0:
                 if rest in ([], [None]):
-                    return _Storage(key, dtype, numel)
+                    return Storage(key, dtype, numel)
         raise pickle.UnpicklingError("it refers to data outside the file")
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor | None:
         numbers = (offset, *size, *stride)
-        if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if not isinstance(storage, Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise pickle.UnpicklingError("a tensor is described wrongly")
         count = math.prod(size)
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if count else offset - 1
@@ -164,7 +167,7 @@ class _Reader(_MACHINE):
         return tensor
 
 
-def _scan(data: bytes, at: int) -> int:
+def scan(data: bytes, at: int) -> int:
     """Where the pickle that begins at `at` ends, if no part of it claims more room than the file has.
 
     The unpickler takes memory for a length or a memo index before it has seen the data; this pass, which builds
@@ -178,6 +181,22 @@ def _scan(data: bytes, at: int) -> int:
         if file.tell() - at > MAX_PICKLE_BYTES:
             raise pickle.UnpicklingError(f"its pickle has more than {MAX_PICKLE_BYTES} bytes")
     return file.tell()
+
+
+def described(script: bytes) -> list[Storage]:
+    """The tensor data that a pickle describes, each once; no tensor is built."""
+    storages: dict[str, Storage] = {}
+
+    class Sizes(_Reader):
+        def persistent_load(self, pid: Any) -> Any:
+            storage = super().persistent_load(pid)
+            return storages.setdefault(storage.key, storage)
+
+        def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
+            """Build nothing."""
+
+    Sizes(io.BytesIO(script), lambda _: bytearray(), 0).load()
+    return list(storages.values())
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -199,7 +218,7 @@ def _read_zip(data: bytes) -> Any:
         prefix = pickles[0].removesuffix("/data.pkl")
         left = len(data)
 
-        def data_of(storage: _Storage) -> bytearray:
+        def data_of(storage: Storage) -> bytearray:
             nonlocal left
             member = _member(archive, f"{prefix}/data/{storage.key}")
             size = storage.numel * storage.dtype.itemsize
@@ -209,18 +228,18 @@ def _read_zip(data: bytes) -> Any:
             return bytearray(archive.read(member))
 
         script = archive.read(info)
-        _scan(script, 0)
+        scan(script, 0)
         return _Reader(io.BytesIO(script), data_of, MAX_SHARING * len(data)).load()
 
 
 def _read_legacy(data: bytes) -> Any:
     """Five pickles (magic number, protocol, system, content, storage keys), then each storage's length and bytes."""
 
-    def no_data(storage: _Storage) -> bytearray:
+    def no_data(storage: Storage) -> bytearray:
         raise pickle.UnpicklingError("it has tensors in its head")
 
     def plain(at: int) -> tuple[Any, int]:
-        end = _scan(data, at)
+        end = scan(data, at)
         return _Reader(io.BytesIO(data[at:end]), no_data, 0).load(), end
 
     magic, at = plain(0)
@@ -228,24 +247,13 @@ def _read_legacy(data: bytes) -> Any:
     _, content_at = plain(at)
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise pickle.UnpicklingError("it is of a format that we do not know")
-    content_end = _scan(data, content_at)
+    content_end = scan(data, content_at)
     keys, at = plain(content_end)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise pickle.UnpicklingError("its list of tensor data is none")
     script = data[content_at:content_end]
     # The lengths of the storages are counted in elements, whose size only the content tells: note it on a first pass.
-    sizes: dict[str, int] = {}
-
-    class Sizes(_Reader):
-        def persistent_load(self, pid: Any) -> Any:
-            storage = super().persistent_load(pid)
-            sizes[storage.key] = storage.dtype.itemsize
-            return storage
-
-        def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
-            """Build nothing."""
-
-    Sizes(io.BytesIO(script), no_data, 0).load()
+    sizes = {storage.key: storage.dtype.itemsize for storage in described(script)}
     spans: dict[str, tuple[int, int]] = {}
     for key in keys:
         if key not in sizes or at + 8 > len(data):
@@ -255,7 +263,7 @@ def _read_legacy(data: bytes) -> Any:
             raise pickle.UnpicklingError(f"tensor data {key} reaches beyond the file")
         spans[key], at = (at + 8, end), end
 
-    def data_of(storage: _Storage) -> bytearray:
+    def data_of(storage: Storage) -> bytearray:
         first, end = spans[storage.key]
         if end - first != storage.numel * storage.dtype.itemsize:
             raise pickle.UnpicklingError(f"tensor data {storage.key} has {end - first} bytes")
@@ -284,15 +292,5 @@ def read_torch_pickle(data: bytes, name: str) -> Any:
         return _read_legacy(data) if legacy else _read_zip(data)
     except pickle.UnpicklingError as error:
         raise UserError(f"{name} is refused as a checkpoint: {error}. Nothing in it was run.") from error
-    except (
-        zipfile.BadZipFile,
-        LookupError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        MemoryError,
-        RuntimeError,
-    ) as error:
+    except DAMAGE as error:
         raise UserError(f"{name} is damaged and cannot be read as a checkpoint: {error}.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -144,3 +145,13 @@ def test_folders_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "files" / "x.pth").write_bytes(b"")
     with pytest.raises(UserError, match=r"It holds x\.pth: name the file"):
         find_checkpoint(str(tmp_path / "files"))
+
+
+@pytest.mark.parametrize(("kept", "said"), [(3000, r" \(its tensors alone take 4256\)"), (100, "")])
+def test_a_cut_file_is_told_with_both_sizes(kept: int, said: str) -> None:
+    """Tensors that share their data count once; a file cut inside its description has one known size."""
+    buffer, numbers = io.BytesIO(), torch.zeros(1000)
+    torch.save({"a": torch.arange(64.0), "b": numbers, "c": numbers[:10]}, buffer)
+    assert re.search(
+        rf"cut off: the zip file ends after {kept} bytes{said}, without", kind_of(buffer.getvalue()[:kept])
+    )
