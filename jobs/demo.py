@@ -8,7 +8,6 @@ It takes some minutes without a GPU. The same command again continues what was s
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.engine.main import main
 from pipeline.engine.progress import duration
+from pipeline.storage.json_files import read_json
 
 OUT = "runs/demo"
 
@@ -56,7 +56,7 @@ def finish(report: str, untrained: str, seconds: float) -> None:
     """The table of the demo, and where to look."""
     print(f"\n{'setting':<20}{'objects':>8}{'NoC@80':>8}{'NoC@90':>8}{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
     for name, folder in (("untrained", untrained), ("tiny", report)):
-        for s in json.loads(storage.read_bytes(storage.join(folder, "summary.json")))["results"]:
+        for s in read_json(storage.join(folder, "summary.json"))["results"]:
             setting = f"{name} CFR-{s['cfr_steps']}"
             print(
                 f"{setting:<20}{s['objects']:>8}{s['noc']['80']:>8.2f}{s['noc']['90']:>8.2f}"

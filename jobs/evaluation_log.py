@@ -17,6 +17,7 @@ from pipeline.report.compare import Earlier, differences
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import object_strip
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
+from pipeline.storage.json_files import write_json
 from pipeline.tracking.run import Run, open_run, resolve_tracking
 
 
@@ -55,7 +56,7 @@ def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
     """The evaluation whose summary, the file too, says how it differs from an earlier one."""
     compared = differences(evaluation.summary, evaluation.objects, earlier)
     summary = {**evaluation.summary, "compared": compared}
-    storage.write_bytes(storage.join(evaluation.out, "summary.json"), json.dumps(summary, indent=1).encode())
+    write_json(storage.join(evaluation.out, "summary.json"), summary)
     return replace(evaluation, summary=summary)
 
 

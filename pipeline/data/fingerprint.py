@@ -21,6 +21,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.data.manifest import FILES, Manifest
 from pipeline.errors import UserError
+from pipeline.storage.json_files import read_json
 from pipeline.storage.looks import look_of
 
 INPUTS = "inputs.json"
@@ -99,7 +100,7 @@ def noted(out: str) -> dict[str, Marks]:
     if not storage.exists(uri):
         return {}
     try:
-        return {str(name): dict(marks) for name, marks in json.loads(storage.read_bytes(uri)).items()}
+        return {str(name): dict(marks) for name, marks in read_json(uri).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{uri} is damaged ({error}). Choose another --out.") from error
 
@@ -148,7 +149,7 @@ def require_same_files(out: str, root: str, read: Sequence[Mapping[str, str]]) -
     Raises:
         UserError: naming what changed.
     """
-    looks = json.loads(storage.read_bytes(storage.join(out, FILES)))
+    looks = read_json(storage.join(out, FILES))
     marks = {name: mark for shard in read for name, mark in shard.items()}
     refuse(out, root, changed_files(root, marks, looks))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from pipeline import storage
 from pipeline.data.manifest import PLAN, REJECTED, Manifest
 from pipeline.data.readers.base import Reader
 from pipeline.errors import BadRow
+from pipeline.storage.json_files import read_json
 from pipeline.storage.local_files import printable
 
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "reason", "detail", "path")])
@@ -48,7 +48,7 @@ def lines(reader: Reader, out: str, manifest: Manifest) -> list[str]:
             example = first([row for row in rows if row["reason"] == reason])
             found.append(f"set aside: {said(reader, reason, count)}, first {example}")
         bad = len({(row["image_id"], row["path"]) for row in rows})
-        total = json.loads(storage.read_bytes(storage.join(out, PLAN)))["images"] + manifest.rejected.get(TWICE, 0)
+        total = read_json(storage.join(out, PLAN))["images"] + manifest.rejected.get(TWICE, 0)
         found.append(f"set aside: in {bad} of {total} images, listed in {storage.join(out, REJECTED)}")
     return found + [f"left out: {said(reader, reason, count)}" for reason, count in manifest.left_out.items()]
 

@@ -30,6 +30,7 @@ from pipeline.engine.preflight import check_everywhere
 from pipeline.engine.progress import Progress
 from pipeline.engine.watch import STILL_SECONDS, pulse_of_process, watching
 from pipeline.errors import BadRow, UserError
+from pipeline.storage.json_files import read_json
 from pipeline.storage.local_files import printable
 from pipeline.storage.looks import look_of
 
@@ -264,7 +265,7 @@ def _begin(out: str, plan: dict[str, Any], root: str) -> bool:
     files = _names(out)
     where = storage.join(out, PLAN)
     if PLAN in files:
-        before = json.loads(storage.read_bytes(where))
+        before = read_json(where)
         if before == plan:
             return MANIFEST in files
         differ = [key for key in plan if before.get(key) != plan[key]]
@@ -292,8 +293,7 @@ def _finished(out: str, count: int, complete: bool) -> dict[int, dict[str, Any]]
     paths = [f"shard-{index:05d}.parquet" for index in range(count)]
     paths = [path for path in paths if _beside(out, path).rsplit("/", 1)[1] in sizes]
     done = {}
-    for path, text in zip(paths, storage.map_parallel(lambda p: storage.read_bytes(_beside(out, p)), paths)):
-        result = json.loads(text)
+    for path, result in zip(paths, storage.map_parallel(lambda p: read_json(_beside(out, p)), paths)):
         whole = result["info"] is None or sizes.get(path) == result["info"]["bytes"]
         if whole and (complete or not (result["rejected"] and REJECTED in sizes)):
             done[result["shard"]] = result

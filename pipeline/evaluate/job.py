@@ -6,7 +6,6 @@ it ended by itself, was killed or lost machines. Parts become tables at the end,
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.evaluate.left_out import sentences
 from pipeline.evaluate.plan import DataSet, WorkUnit, plan
 from pipeline.evaluate.pool import ActorPool, actors_for, in_rounds, prepared
 from pipeline.evaluate.request import Checked, cfr_of, options
+from pipeline.storage.json_files import write_json
 
 PARTS = "parts"
 
@@ -87,7 +87,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
         **about,
     }
     results.write_table(storage.join(checked.out, "objects.parquet"), objects)
-    storage.write_bytes(storage.join(checked.out, "summary.json"), json.dumps(summary, indent=1).encode())
+    write_json(storage.join(checked.out, "summary.json"), summary)
     return Evaluation(checked.out, summary, objects, units, parts)
 
 

@@ -20,6 +20,7 @@ from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import Source, open_source
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
+from pipeline.storage.json_files import read_json, write_json
 
 IDENTITY = "evaluation.json"
 
@@ -141,7 +142,7 @@ def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Mark
     out = uri.rsplit("/", 1)[0]
     wanted = json.loads(json.dumps(wanted))
     if storage.exists(uri):
-        held = json.loads(storage.read_bytes(uri))
+        held = read_json(uri)
         differing = sorted(k for k in wanted.keys() | held.keys() if held.get(k) != wanted.get(k))
         if differing:
             raise UserError(
@@ -152,7 +153,7 @@ def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Mark
     elif storage.exists(out) and (other_names(storage.list_files(out, recursive=False)) or storage.list_folders(out)):
         raise UserError(f"{out} holds something that is not {what}. Choose another --out.")
     else:
-        storage.write_bytes(uri, json.dumps(wanted, indent=1).encode())
+        write_json(uri, wanted)
     fingerprint.hold(out, inputs)
 
 

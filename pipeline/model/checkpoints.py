@@ -9,7 +9,6 @@ optimizer, but `unused.safetensors`: the tensors that no forward pass uses, kept
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from pipeline.model.foreign import kind_of, read_foreign
 from pipeline.model.published import Published, from_published
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, assemble, decode, encode, file_name
+from pipeline.storage.json_files import write_json
 
 FORMAT = 1
 MODEL, OPTIMIZER, UNUSED = "model", "optimizer", "unused"  # kinds of tensor files
@@ -274,4 +274,4 @@ def write_imported(published: Published, sha256: str, source: str, out: str) -> 
         data = encode(Part({k: v.contiguous() for k, v in tensors.items()}))
         described["files"][file_name(kind)] = describe_file(data)
         storage.write_bytes(storage.join(out, file_name(kind)), data)
-    storage.write_bytes(storage.join(out, STATE), json.dumps(described, indent=1).encode())
+    write_json(storage.join(out, STATE), described)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import deque
@@ -16,6 +15,7 @@ from pipeline import config, storage
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import MODEL
 from pipeline.model.tensor_files import encode, file_name
+from pipeline.storage.json_files import write_json
 from pipeline.train.icl import StepResult
 from pipeline.train.parallel import copy_of_shares
 
@@ -66,7 +66,7 @@ class Guard:
         name = file_name(MODEL, self._rank, self._world) if self._run.train.parallel == "fsdp" else file_name(MODEL)
         storage.write_bytes(storage.join(folder, name), encode(copy_of_shares(model.state_dict())))
         storage.write_bytes(storage.join(folder, f"batch_rank_{self._rank}.safetensors"), save(named))
-        storage.write_bytes(storage.join(folder, f"why_rank_{self._rank}.json"), json.dumps(about, indent=1).encode())
+        write_json(storage.join(folder, f"why_rank_{self._rank}.json"), about)
         shown = ", ".join(samples[:8]) + (f" and {len(samples) - 8} more" if len(samples) > 8 else "")
         raise UserError(
             f"{what} at step {step}, worker {self._rank}, samples (chunk/row image) {shown}. Weights and batch are "

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
 from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
+from pipeline.storage.json_files import write_json
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -79,7 +80,7 @@ def open_folder(run: config.TrainConfig, inputs: Mapping[str, Marks] | None = No
     elif storage.exists(run.out) and other_names(storage.list_files(run.out)):
         raise UserError(f"{run.out} holds something else than a training run. Choose an empty --out.")
     fingerprint.require_same(run.out, inputs or {})
-    storage.write_bytes(uri, json.dumps(config_io.masked(run), indent=1).encode())
+    write_json(uri, config_io.masked(run))
     fingerprint.note(run.out, inputs or {})
     return begun
 

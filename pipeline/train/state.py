@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from pipeline.model.checkpoints import (
 )
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, encode, file_name, take_rows, writers_of
+from pipeline.storage.json_files import write_json
 from pipeline.stream.order import Position
 from pipeline.train.parallel import copy_of_shares, like, named_states, rows_here, share
 
@@ -135,7 +135,7 @@ def publish(snapshot: Snapshot, files: dict[str, dict[str, Any]]) -> None:
     for name in found.keys() - files.keys():  # of an earlier try, by another number of workers
         storage.remove(found[name])
     described = {**snapshot.described, "files": files}
-    storage.write_bytes(storage.join(snapshot.uri, STATE), json.dumps(described, indent=1).encode())
+    write_json(storage.join(snapshot.uri, STATE), described)
 
 
 def prune(out: str, keep: int) -> None:

@@ -33,6 +33,7 @@ from pipeline.evaluate.plan import DataSet, WorkUnit, plan
 from pipeline.evaluate.pool import LOST, ActorPool, actors_for, in_rounds, prepared
 from pipeline.evaluate.setting import dataset_rows
 from pipeline.evaluate.shared import describe
+from pipeline.storage.json_files import read_json, write_json
 from pipeline.tune.cfr_request import CheckedSweep
 from pipeline.tune.proposals import Proposal, config_of, key_of
 from pipeline.tune.search import propose
@@ -90,14 +91,14 @@ class Sweep:
 
     def _tracked_runs(self) -> dict[int, str]:
         uri = storage.join(self.checked.out, TRIALS)
-        held = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else []
+        held = read_json(uri) if storage.exists(uri) else []
         return {row["id"]: row["mlflow_run"] for row in held if row["mlflow_run"]}
 
     def _proposals(self, generation: int) -> list[Proposal]:
         """What the generation tries: as it was written before, or proposed and written now."""
         uri = storage.join(self.checked.out, "generations", f"{generation:03d}.json")
         if storage.exists(uri):
-            return [Proposal(**from_json(row)) for row in json.loads(storage.read_bytes(uri))]
+            return [Proposal(**from_json(row)) for row in read_json(uri)]
         request = self.checked.request
         left = request.trials - len(self.trials)
         held = {key_of(trial.setting) for trial in self.trials}
@@ -118,7 +119,7 @@ class Sweep:
             self.exhausted = len(new) < count
             found += new
         if found:
-            storage.write_bytes(uri, json.dumps([asdict(p) for p in found], indent=1).encode())
+            write_json(uri, [asdict(p) for p in found])
         return found
 
     def _generation(
@@ -153,7 +154,7 @@ class Sweep:
 
     def _write(self) -> None:
         rows = [trial.to_dict() for trial in self.trials]
-        storage.write_bytes(storage.join(self.checked.out, TRIALS), json.dumps(rows, indent=1).encode())
+        write_json(storage.join(self.checked.out, TRIALS), rows)
         results.write_table(storage.join(self.checked.out, "objects.parquet"), self.objects)
 
 
@@ -185,7 +186,7 @@ class TrialGroup:
         if not pending:
             return tables, {}
         if len(trials) == 1:
-            error = json.loads(storage.read_bytes(self.split))["error"]
+            error = read_json(self.split)["error"]
             return tables, {trials[0].id: f"its actor died however often it was tried: {error}"}
         died: dict[int, str] = {}
         middle = len(trials) // 2

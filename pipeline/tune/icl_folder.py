@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import storage
+from pipeline.storage.json_files import read_json, write_json
 from pipeline.train.run_folder import METRICS
 from pipeline.tune.proposals import Proposal
 from pipeline.tune.trials import Trial, from_json
@@ -39,35 +40,35 @@ def numbers(out: str) -> list[int]:
 
 
 def write_proposal(out: str, number: int, proposal: Proposal) -> None:
-    _write(storage.join(trial_uri(out, number), PROPOSAL), asdict(proposal))
+    write_json(storage.join(trial_uri(out, number), PROPOSAL), asdict(proposal))
 
 
 def read_proposal(out: str, number: int) -> Proposal:
-    return Proposal(**from_json(_read(storage.join(trial_uri(out, number), PROPOSAL))))
+    return Proposal(**from_json(read_json(storage.join(trial_uri(out, number), PROPOSAL))))
 
 
 def write_ended(out: str, trial: Trial) -> None:
-    _write(storage.join(trial_uri(out, trial.id), ENDED), trial.to_dict())
+    write_json(storage.join(trial_uri(out, trial.id), ENDED), trial.to_dict())
 
 
 def read_ended(out: str, number: int) -> Trial | None:
     """A trial that has ended, else None."""
     uri = storage.join(trial_uri(out, number), ENDED)
-    return Trial.from_dict(_read(uri)) if storage.exists(uri) else None
+    return Trial.from_dict(read_json(uri)) if storage.exists(uri) else None
 
 
 def write_trials(out: str, trials: list[Trial]) -> None:
-    _write(storage.join(out, f"{TRIALS}.json"), [trial.to_dict() for trial in trials])
+    write_json(storage.join(out, f"{TRIALS}.json"), [trial.to_dict() for trial in trials])
 
 
 def write_spent(out: str, seconds: float, gpu_seconds: float) -> None:
-    _write(storage.join(out, SPENT), {"seconds": seconds, "gpu_seconds": gpu_seconds})
+    write_json(storage.join(out, SPENT), {"seconds": seconds, "gpu_seconds": gpu_seconds})
 
 
 def read_spent(out: str) -> tuple[float, float]:
     """Seconds of work, and of GPUs, by all commands that worked on the sweep."""
     uri = storage.join(out, SPENT)
-    held = _read(uri) if storage.exists(uri) else {}
+    held = read_json(uri) if storage.exists(uri) else {}
     return held.get("seconds", 0.0), held.get("gpu_seconds", 0.0)
 
 
@@ -83,11 +84,3 @@ def history(out: str, number: int) -> list[dict[str, float]]:
 def validation_figures(row: Mapping[str, Any]) -> dict[str, float]:
     """The validation's figures among the values of a step, under their plain names (noc90)."""
     return {name.removeprefix(VALIDATION): value for name, value in row.items() if name.startswith(VALIDATION)}
-
-
-def _write(uri: str, content: Any) -> None:
-    storage.write_bytes(uri, json.dumps(content, indent=1).encode())
-
-
-def _read(uri: str) -> Any:
-    return json.loads(storage.read_bytes(uri))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from pipeline import storage
 from pipeline.config.io import flatten
 from pipeline.config.options import load_json
 from pipeline.errors import UserError, did_you_mean
+from pipeline.storage.json_files import write_json
 from pipeline.tune.proposals import config_of
 from pipeline.tune.spaces import Kind, Space
 from pipeline.tune.trials import Objective, Trial, from_json
@@ -47,12 +47,12 @@ def write_settings(
 ) -> None:
     """Write best.json, and a file like it for every setting on the front."""
     if summary["best"] is not None:
-        storage.write_bytes(storage.join(out, BEST), json.dumps(summary["best"], indent=1).encode())
+        write_json(storage.join(out, BEST), summary["best"])
     by_id = {trial.id: trial for trial in trials}
     for number in dict.fromkeys([*summary["front"], *(step["trial"] for step in summary["worth"])]):
         content = setting_content(by_id[number], "It is on the Pareto front.", space, objectives, out)
         uri = storage.join(out, SETTINGS, f"trial-{number:04d}.json")
-        storage.write_bytes(uri, json.dumps(content, indent=1).encode())
+        write_json(uri, content)
 
 
 def read_setting(uri: str, kind: Kind, known: Mapping[str, Any]) -> dict[str, Any]:

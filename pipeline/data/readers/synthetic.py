@@ -21,6 +21,7 @@ from pipeline.data.readers.coco_lvis import CocoLvisReader, Item
 from pipeline.data.readers.scenes import Scene, Thing, draw_scene
 from pipeline.data.schema import encode_map
 from pipeline.errors import UserError
+from pipeline.storage.json_files import read_json
 
 DONE = "synthetic.json"
 THING, STUFF = 1, 2  # the two panoptic categories
@@ -60,7 +61,7 @@ def write_synthetic(
     begun, done = storage.join(root, "drawing.json"), storage.join(root, DONE)
     for note in (done, begun):
         if storage.exists(note):
-            before = json.loads(storage.read_bytes(note))
+            before = read_json(note)
             if before != wanted:
                 raise UserError(f"{root} holds other drawn pictures ({before}); choose another folder.")
             if note == done:
