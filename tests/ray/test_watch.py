@@ -23,7 +23,9 @@ def work(signs: Any, marker: str, stop: bool) -> int:
     pulse = watch.pulse_of_process(signs, "a worker")
     pulse.at(f"working on {marker}")
     if first:
-        time.sleep(1.0)  # its sign is on the way
+        for _ in range(int(watch.BEAT_SECONDS) + 1):  # until the sign that says so is sent
+            time.sleep(1.0)
+            pulse.move()
         if stop:
             os.kill(os.getpid(), signal.SIGSTOP)
         while True:
