@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Iterator
 
 from jobs.prepare import Parser
 from pipeline import storage
@@ -19,8 +20,8 @@ from pipeline.engine import lease
 from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
-from pipeline.tracking.contents import read_identity
-from pipeline.tracking.run import replay
+from pipeline.tracking.contents import IDENTITY, read_identity
+from pipeline.tracking.run import Outcome, replay
 from pipeline.tune.icl_folder import TRIALS
 
 
@@ -33,42 +34,43 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 def job(args: list[str]) -> None:
     options = parse(args)
-    left, mistakes = 0, []
+    outcomes: list[Outcome] = []
+    mistakes = []
     for place in dict.fromkeys(storage.absolute(place) for place in options.places):
         try:
-            left += sync(place, options.uri)
+            outcomes += sync(place, options.uri)
         except UserError as mistake:
             mistakes.append(f"{mask_uris(place)}: {mistake}")
     if mistakes:
         raise UserError("\n".join(mistakes))
-    if left:
-        print(f"{left} runs could not be sent whole; try again when the store is back", file=sys.stderr)
+    if left := sum(bool(outcome.why) for outcome in outcomes):
+        said = f"{left} of {len(outcomes)} runs could not be sent whole; try again when the store is back"
+        print(said, file=sys.stderr)
         sys.exit(1)
 
 
-def sync(place: str, uri: str) -> int:
-    """Send the runs of an output folder. Returns how many could not be sent whole.
+def sync(place: str, uri: str) -> Iterator[Outcome]:
+    """Send the runs of an output folder.
 
     Raises:
         UserError: there is no tracked run, or its store needs an address.
     """
-    runs = [place, *(trial for trial in storage.list_folders(storage.join(place, TRIALS)) if read_identity(trial))]
-    left = 0
+    if read_identity(place) is None:
+        raise UserError(f"There is no tracked run here: it holds no {IDENTITY}.")
+    trials = [trial for trial in storage.list_folders(storage.join(place, TRIALS)) if read_identity(trial)]
     with contextlib.ExitStack() as stack:
-        if read_identity(place) is not None:  # else nothing is made there: the message comes below
-            try:
-                # A trial's folder is written by the job of its sweep.
-                stack.enter_context(lease.held(place.partition(f"/{TRIALS}/")[0], "jobs.track_sync"))
-            except lease.Busy as busy:
-                print(f"{busy} It sends what is left itself.", flush=True)
-                return 0
-        for out in runs:
+        try:
+            # A trial's folder is written by the job of its sweep.
+            stack.enter_context(lease.held(place.partition(f"/{TRIALS}/")[0], "jobs.track_sync"))
+        except lease.Busy as busy:
+            print(f"{busy} It sends what is left itself.", flush=True)
+            return
+        for out in (place, *trials):
             outcome = replay(out, uri)
             why = f"; the rest is left: {outcome.why}" if outcome.why else ""
             said = f"{outcome.values} values and {outcome.files} files sent to {outcome.uri}{why}"
             print(f"{mask_uris(out)}: {said}", flush=True)
-            left += bool(outcome.why)
-    return left
+            yield outcome
 
 
 if __name__ == "__main__":

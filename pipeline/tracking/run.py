@@ -25,7 +25,7 @@ from pipeline import config, storage
 from pipeline.errors import Unavailable, UserError
 from pipeline.redact import mask_uris
 from pipeline.report.environment import environment_tags
-from pipeline.tracking.contents import IDENTITY, Identity, Values, read_identity, write_identity
+from pipeline.tracking.contents import Identity, Values, read_identity, write_identity
 from pipeline.tracking.mlflow_store import clean_name, now_ms, text_of
 from pipeline.tracking.sender import Sender, SenderThread
 from pipeline.tracking.store_uri import resolve_tracking
@@ -208,16 +208,15 @@ def replay(out: str, uri: str = "") -> Outcome:
     """Send what an output folder holds of a run whose process has ended, and what the store lacks.
 
     Args:
-        out: folder or URI; no other process logs to it (`engine.lease`).
+        out: folder or URI with a tracked run (`read_identity`), to which no other process logs (`engine.lease`).
         uri: tracking URI; empty: the one the run was logged to.
 
     Raises:
-        UserError: no tracked run, or a URI that needs credentials, which are kept nowhere.
+        UserError: a URI that needs credentials, which are kept nowhere.
     """
     out = storage.absolute(out)
     identity = read_identity(out)
-    if identity is None:
-        raise UserError(f"There is no tracked run in {out}: it holds no {IDENTITY}.")
+    assert identity is not None
     address = _address(uri, identity.uri)
     if not identity.status:  # its process was killed without a word: the run would be "running" for ever
         identity.status, identity.ended = "KILLED", now_ms()
