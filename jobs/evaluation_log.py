@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,8 @@ from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import object_strip
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
 from pipeline.storage.json_files import write_json
-from pipeline.tracking.run import Run, open_run, resolve_tracking
+from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.store_uri import resolve_tracking
 
 
 class EvaluationLog:
@@ -33,7 +33,7 @@ class EvaluationLog:
         return {"environment": environment, "command": environment["command"], "mlflow_run": self.run.run_id}
 
     def report(self, evaluation: Evaluation) -> None:
-        """Write the report beside the results; the same goes to MLflow."""
+        """Write the report beside the results."""
         pictures = []
         for kind, rows in zip(("worst", "typical"), pick_objects(evaluation.objects), strict=True):
             for row in rows:
@@ -43,13 +43,7 @@ class EvaluationLog:
                     what = f"{row['dataset']}, image {row['image_id']}, object {row['object_id']}"
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                     print(f"report: the picture of {what} could not be drawn ({reason})", flush=True)
-        self.run.files(write_report(evaluation.out, evaluation.summary, evaluation.objects, pictures))
-        self.run.text(json.dumps(evaluation.summary, indent=1), "summary.json")
-        for entry in evaluation.summary["results"]:
-            if entry["objects"]:
-                self.run.metrics(_final_metrics(entry))
-                for clicks, value in enumerate(entry["mean_iou"], start=1):
-                    self.run.metrics({f"{_prefix(entry)}/mean_iou": value}, step=clicks)
+        write_report(evaluation.out, evaluation.summary, evaluation.objects, pictures)
 
 
 def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
@@ -92,18 +86,6 @@ def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPi
         strip=object_strip(seen.image, seen.truth, seen.clicks, seen.masks, seen.ious),
         kind=kind,
     )
-
-
-def _prefix(entry: dict[str, Any]) -> str:
-    return f"{entry['dataset']}/{Setting.of(entry).label}"
-
-
-def _final_metrics(entry: dict[str, Any]) -> dict[str, float]:
-    values = {f"noc{level}": value for level, value in entry["noc"].items()}
-    values |= {f"nof{level}": float(value) for level, value in entry["nof"].items()}
-    values |= {f"iou{clicks}": value for clicks, value in entry["iou_at"].items()}
-    values |= {name: float(entry[name]) for name in ("objects", "seconds_per_click", "objects_per_second")}
-    return {f"{_prefix(entry)}/{name}": value for name, value in values.items()}
 
 
 def print_table(summary: dict[str, Any]) -> None:

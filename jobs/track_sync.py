@@ -1,72 +1,76 @@
-"""Send to MLflow what runs have kept while the tracking server was away.
+"""Send to MLflow what output folders hold of their runs: after the tracking server was away, or a job was killed.
 
-    python -m jobs.track_sync [OUT ...] [--uri URI] [--list]
+    python -m jobs.track_sync OUT [OUT ...] [--uri URI]
 
-OUT is the output folder or URI of a run, or a spool folder. Without OUT: the runs of this machine whose output is on
-object storage. What a running process still has to send is left to it. Exit code 0: nothing is left; 1: the server is
-still away; 2: a mistake.
+OUT is the output folder or URI of a job; of a sweep, its trials are sent as well. Values that MLflow has are not sent
+again. A folder that a running job writes to is left to it. Exit code 0: nothing is left; 1: the server is still away;
+2: a mistake.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from jobs.prepare import Parser
+from pipeline import storage
+from pipeline.engine import lease
 from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
-from pipeline.tracking.places import kept_spools, spools_of
-from pipeline.tracking.spool import Waiting
-from pipeline.tracking.sync import sync
+from pipeline.tracking.contents import IDENTITY, read_identity
+from pipeline.tracking.run import Outcome, replay
+from pipeline.tune.icl_folder import TRIALS
 
 
 def parse(args: list[str]) -> argparse.Namespace:
     parser = Parser(prog="jobs.track_sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("places", metavar="OUT", nargs="*", help="output folder or URI of a run, or a spool folder")
+    parser.add_argument("places", metavar="OUT", nargs="+", help="output folder or URI of a job")
     parser.add_argument("--uri", default="", help="tracking URI, where it has moved or needs credentials")
-    parser.add_argument("--list", action="store_true", help="say what is waiting, and send nothing")
-    options = parser.parse_args(args)
-    if options.uri and not options.places:
-        raise UserError("--uri needs to know which runs it is for: name their output folders.")
-    return options
+    return parser.parse_args(args)
 
 
 def job(args: list[str]) -> None:
     options = parse(args)
-    found = [spool for place in options.places for spool in spools_of(place)] if options.places else kept_spools()
-    left, mistakes = 0, []
-    for spool in {spool.folder.resolve(): spool for spool in found}.values():
-        identity = spool.identity()
-        if identity is None:  # another process has just sent the last of it
-            continue
-        name, uri = identity.tags.get("out", str(spool.folder)), mask_uris(options.uri) or identity.uri
-        if options.list:
-            print(f"{name}: {describe(spool.waiting())} (for {uri})", flush=True)
-            continue
+    outcomes: list[Outcome] = []
+    mistakes = []
+    for place in dict.fromkeys(storage.absolute(place) for place in options.places):
         try:
-            outcome = sync(spool, options.uri)
+            outcomes += sync(place, options.uri)
         except UserError as mistake:
-            mistakes.append(f"{name}: {mistake}")
-            continue
-        why = f": {outcome.why}" if outcome.why else ""
-        print(f"{name}: {outcome.sent} records sent to {uri}, {describe(outcome.waiting)}{why}", flush=True)
-        left += bool(outcome.waiting.ended)
-    if not found:
-        print("nothing is kept on this machine")
+            mistakes.append(f"{mask_uris(place)}: {mistake}")
     if mistakes:
         raise UserError("\n".join(mistakes))
-    if left:
-        print(f"{left} of {len(found)} runs could not be sent whole; try again when the store is back", file=sys.stderr)
+    if left := sum(bool(outcome.why) for outcome in outcomes):
+        said = f"{left} of {len(outcomes)} runs could not be sent whole; try again when the store is back"
+        print(said, file=sys.stderr)
         sys.exit(1)
 
 
-def describe(waiting: Waiting) -> str:
-    """What is left, in words."""
-    parts = [f"{waiting.ended} left"] if waiting.ended or not waiting.processes else []
-    if waiting.processes:
-        parts.append(f"in use by a running process that still sends {waiting.running} itself")
-    return ", ".join(parts)
+def sync(place: str, uri: str) -> Iterator[Outcome]:
+    """Send the runs of an output folder.
+
+    Raises:
+        UserError: there is no tracked run, or its store needs an address.
+    """
+    if read_identity(place) is None:
+        raise UserError(f"There is no tracked run here: it holds no {IDENTITY}.")
+    trials = [trial for trial in storage.list_folders(storage.join(place, TRIALS)) if read_identity(trial)]
+    with contextlib.ExitStack() as stack:
+        try:
+            # A trial's folder is written by the job of its sweep.
+            stack.enter_context(lease.held(place.partition(f"/{TRIALS}/")[0], "jobs.track_sync"))
+        except lease.Busy as busy:
+            print(f"{busy} It sends what is left itself.", flush=True)
+            return
+        for out in (place, *trials):
+            outcome = replay(out, uri)
+            why = f"; the rest is left: {outcome.why}" if outcome.why else ""
+            said = f"{outcome.values} values and {outcome.files} files sent to {outcome.uri}{why}"
+            print(f"{mask_uris(out)}: {said}", flush=True)
+            yield outcome
 
 
 if __name__ == "__main__":

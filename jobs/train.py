@@ -27,7 +27,7 @@ from pipeline.evaluate.validate import validate_share
 from pipeline.model.segmenter import check_crop
 from pipeline.model.start import is_uri, new_model
 from pipeline.redact import mask_uris
-from pipeline.tracking.run import resolve_tracking
+from pipeline.tracking.store_uri import resolve_tracking
 from pipeline.train.launch import fit
 from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.train.state import complete_checkpoints, step_of

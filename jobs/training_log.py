@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,8 +18,8 @@ from pipeline.engine.progress import Progress, duration
 from pipeline.model.checkpoints import read_state
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
-from pipeline.report.plots import learning_curves
 from pipeline.report.training_report import shown, write_training_report
+from pipeline.tracking.contents import checkpoint_tags
 from pipeline.tracking.run import open_run
 from pipeline.train.mailbox import Event
 from pipeline.train.run_folder import MetricsFile
@@ -56,7 +55,6 @@ class TrainingLog:
             params=config_io.flatten(run),
             **self.about,
         )
-        self.tracked.text(json.dumps(config_io.to_dict(run), indent=1), "config.json")
         return self
 
     def __exit__(
@@ -66,7 +64,6 @@ class TrainingLog:
         try:
             self.metrics.save()
             if any("train/loss" in row for row in self.metrics.lines):
-                self.tracked.figure(learning_curves(self.metrics.lines), "learning_curves.png")
                 self._report()
         except Exception as failed:  # a full disk, say: MLflow is told before the job ends
             if error is None:
@@ -112,12 +109,12 @@ class TrainingLog:
             for uri in storage.list_files(storage.join(out, PICTURES), ".png")
         }
         pictures = {name: storage.read_bytes(drawn[name]) for name in shown(drawn)}
-        self.tracked.files(write_training_report(out, summary, self.metrics.lines, pictures))
+        write_training_report(out, summary, self.metrics.lines, pictures)
 
     def on_event(self, event: Event) -> None:
         if event.kind == "metrics" and event.payload:
-            self.metrics.add(event.step, event.payload)
-            self.tracked.metrics(event.payload, event.step)
+            told = self.metrics.add(event.step, event.payload)
+            self.tracked.metrics(event.payload, event.step, told)
             shown = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
             note = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
             self.progress.update(event.step - self.progress.done, note)
@@ -126,12 +123,13 @@ class TrainingLog:
         elif event.kind == "save":
             self.metrics.save()
         elif event.kind == "checkpoint":
-            self.tracked.tags({"checkpoint": event.payload, "checkpoint_step": str(event.step)})
+            self.tracked.tags(checkpoint_tags(event.payload))
         elif event.kind == "pictures":
             for name, picture in _pictures(event.payload).items():
                 data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-                storage.write_bytes(storage.join(self.run.out, PICTURES, f"{name}_{event.step:08d}.png"), data)
-                self.tracked.image(picture, f"{name}/step_{event.step:08d}.png")
+                uri = storage.join(self.run.out, PICTURES, f"{name}_{event.step:08d}.png")
+                storage.write_bytes(uri, data)
+                self.tracked.file(uri.removeprefix(f"{self.about['out']}/"))
 
 
 def _pictures(payload: dict[str, Any]) -> dict[str, np.ndarray]:

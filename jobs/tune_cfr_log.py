@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.tune_log import WAIT, SweepLog, about_sweep, print_best, tracked
+from jobs.tune_log import SweepLog, about_sweep, print_best, tracked
 from pipeline import config
 from pipeline.evaluate.results import passes
 from pipeline.tune.cfr_request import CheckedSweep, identity
@@ -29,12 +29,7 @@ class CfrLog:
         """
         if self.log.run.run_id is None:
             return None
-        child = self.log.child(trial, trial.setting)
-        child.metrics(trial.metrics)
-        for clicks, value in enumerate(trial.curve, start=1):
-            child.metrics({"mean_iou": value}, step=clicks)
-        child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT)
-        return child.run_id
+        return self.log.ended(trial)
 
     def finish(self, sweep: Sweep) -> dict[str, Any]:
         """Write the summary and the report.
@@ -43,8 +38,6 @@ class CfrLog:
             UserError: every trial failed.
         """
         summary = {**about_sweep(), **_about(sweep), **_summary(sweep)}
-        counts = {f"passes_{name}": float(count) for name, count in summary["passes"].items()}
-        self.log.run.metrics(counts)
         return self.log.finish(summary, sweep.trials, self.checked.space, self.checked.objectives)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from jobs.training_log import TrainingLog
-from jobs.tune_log import WAIT, SweepLog, about_sweep, tracked
+from jobs.tune_log import SweepLog, about_sweep, tracked
 from pipeline import config
 from pipeline.config import io as config_io
 from pipeline.tune.icl_request import CheckedIcl, identity
@@ -31,10 +31,7 @@ class IclLog:
 
     def ended(self, trial: Trial) -> Trial:
         """Say on the child run how the trial ended; returns it with the run's id."""
-        child = self.log.child(trial, trial.setting)
-        child.metrics({f"final/{name}": value for name, value in trial.metrics.items()})
-        child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT)
-        return replace(trial, mlflow_run=child.run_id)
+        return replace(trial, mlflow_run=self.log.ended(trial))
 
     def finish(self, sweep: IclSweep) -> dict[str, Any]:
         """Write the summary and the report.

@@ -13,12 +13,14 @@ from pipeline.errors import UserError
 from pipeline.report.environment import describe_environment
 from pipeline.report.sweep_history import indistinct
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
-from pipeline.tracking.run import Run, open_run, resolve_tracking
-from pipeline.tune.setting_file import BEST, write_settings
+from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.store_uri import resolve_tracking
+from pipeline.tune import icl_folder
+from pipeline.tune.setting_file import write_settings
 from pipeline.tune.spaces import Space
 from pipeline.tune.trials import Objective, Trial
 
-WAIT = 3.0  # seconds that a trial's run may take to be made, and its records to be sent; the spool keeps the rest
+WAIT = 3.0  # seconds that a trial's run may take to be made, and what is known of it to be sent
 
 
 class SweepLog:
@@ -33,39 +35,39 @@ class SweepLog:
     def __init__(self, out: str, tracking: config.Tracking, run: Run) -> None:
         self.out, self.tracking, self.run = out, tracking, run
 
-    def child(self, trial: Trial, params: Mapping[str, Any]) -> Run:
-        """The child run of a trial: begun, or gone on with."""
-        return open_run(
+    def ended(self, trial: Trial) -> str | None:
+        """Log how a trial has ended on its child run, begun here or by the trial itself; returns its id."""
+        if self.tracking.enabled:
+            icl_folder.write_ended(self.out, trial)
+        child = open_run(
             self.tracking,
             kind="tune",
             name=trial.name or f"trial {trial.id}",
-            params=params,
+            params=trial.setting,
             tags={"trial": str(trial.id), "state": trial.state, **({"error": trial.error} if trial.error else {})},
-            out=storage.join(self.out, "trials", f"{trial.id:04d}"),
+            out=icl_folder.trial_uri(self.out, trial.id),
             parent=self.run.run_id,
             wait=WAIT,
         )
+        child.close("FAILED" if trial.state == "failed" else "FINISHED", WAIT)
+        return child.run_id
 
     def finish(
         self, summary: dict[str, Any], trials: Sequence[Trial], space: Space, objectives: Sequence[Objective]
     ) -> dict[str, Any]:
-        """Write summary.json, best.json and the report; the same goes to MLflow.
+        """Write summary.json, best.json and the report.
 
         Raises:
             UserError: no trial came to its end.
         """
         summary = {**summary, "mlflow_run": self.run.run_id}
-        text = json.dumps(summary, indent=1)
-        storage.write_bytes(storage.join(self.out, "summary.json"), text.encode())
+        storage.write_bytes(storage.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
         write_settings(self.out, summary, trials, space, objectives)
-        self.run.files(write_sweep_report(self.out, summary))
-        self.run.text(text, "summary.json")
+        write_sweep_report(self.out, summary)
         if summary["best"] is None:
             failed = [t for t in trials if t.state == "failed"]
             why = f"; the first that failed, with: {failed[0].error}" if failed else ""
             raise UserError(f"None of the {len(trials)} trials came to its end{why}")
-        self.run.text(json.dumps(summary["best"], indent=1), BEST)
-        self.run.metrics({f"best/{name}": value for name, value in summary["best"]["objectives"].items()})
         return summary
 
 

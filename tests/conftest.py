@@ -15,7 +15,7 @@ from typing import NoReturn
 # Ray, MLflow and matplotlib read these when they are imported, in this process and in the jobs that tests start.
 # The folder's path is short because Ray puts Unix sockets under it, whose paths end at 107 bytes. With a temp folder
 # and a token of its own the test run neither finds another Ray of this machine nor is found by one, and leaves the
-# user's Ray token alone; nor does it write to the user's state folder.
+# user's Ray token alone.
 RUN_FOLDER = Path(tempfile.mkdtemp(prefix="cfr", dir="/tmp" if os.path.isdir("/tmp") else None))
 atexit.register(shutil.rmtree, RUN_FOLDER, ignore_errors=True)
 (RUN_FOLDER / "token").write_text(secrets.token_hex(32))
@@ -23,7 +23,6 @@ atexit.register(shutil.rmtree, RUN_FOLDER, ignore_errors=True)
 for _name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_name, None)
 os.environ.update(
-    CFR_ICL_STATE=str(RUN_FOLDER / "state"),
     RAY_TMPDIR=str(RUN_FOLDER),
     RAY_AUTH_MODE="token",
     RAY_AUTH_TOKEN_PATH=str(RUN_FOLDER / "token"),

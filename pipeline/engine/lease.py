@@ -35,6 +35,10 @@ def other_names(names: list[str]) -> list[str]:
     return [name for name in names if name.rsplit("/", 1)[-1] != FILE]
 
 
+class Busy(UserError):
+    """Another one writes there."""
+
+
 @contextlib.contextmanager
 def held(out: str, job: str) -> Iterator[None]:
     """Be the only writer of a folder while this is open. The same process may hold a folder several times.
@@ -44,7 +48,8 @@ def held(out: str, job: str) -> Iterator[None]:
         job: for messages, "jobs.train".
 
     Raises:
-        UserError: another one writes there.
+        Busy: another one writes there.
+        UserError: nothing can be written there.
     """
     out = storage.absolute(out)
     with _mutex:
@@ -66,8 +71,8 @@ def held(out: str, job: str) -> Iterator[None]:
             lease.release()
 
 
-def _refuse(out: str, other: Entry) -> UserError:
-    return UserError(
+def _refuse(out: str, other: Entry) -> Busy:
+    return Busy(
         f"{out} is being written by {other.text}. Wait for it, stop it, or choose another --out. (It is noted in "
         f"{FILE} there.)"
     )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import math
 import os
 import re
+import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.redact import check_secrets, mask_uris, mask_value
-from pipeline.tracking.spool import Identity, Spool, file_lock
+from pipeline.tracking.contents import Identity, Values
 from pipeline.tracking.store_uri import sqlite_path
 
 KEY_TAG = "cfr_icl.key"
-OPENED_TAG = "cfr_icl.opened"  # when a process last began to log to the run, in milliseconds
 MAX_TEXT = 6000  # MLflow's limit for a parameter; its limit for a tag is 8000
 MAX_METRICS = 1000  # values of one log_batch request
 MAX_NAMES = 100  # parameters or tags of one request
@@ -63,6 +67,15 @@ def set_client_environment() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (made when absent, and never removed), waiting for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _client(uri: str) -> Any:
@@ -117,43 +130,40 @@ def translate(error: Exception) -> Exception:
 
 
 class OpenRun:
-    """A run that exists in a store. Every method may raise what the MLflow client raises (see `translate`)."""
+    """A run that exists in a store. Every method may raise what the MLflow client raises (see `translate`).
 
-    def __init__(self, uri: str, spool: Spool, reopen: bool = True) -> None:
-        """Find or create the run of `spool`.
+    Attributes:
+        created: it was made now.
+        values: numbers that were sent.
+    """
+
+    def __init__(self, uri: str, identity: Identity, reopen: bool = True) -> None:
+        """Find or create the run.
 
         Args:
             uri: tracking URI (with credentials, if it needs any).
-            spool: its identity is read, and its run id written.
+            identity: its run id is set.
             reopen: set a finished run to RUNNING again.
         """
         self.client = _client(uri)
-        with spool.creating():
-            identity = spool.identity()
-            assert identity is not None, "the spool folder has no run.json"
-            run = self._find(identity, uri)
-            created = run is None
-            if run is None:
-                run = self._create(identity, uri)
-            with spool.lock():
-                identity = spool.identity() or identity
-                self.news = identity.run_id != run.info.run_id  # the run id was not known before
-                identity.run_id = run.info.run_id
-                spool.save(identity)
+        run = self._find(identity, uri)
+        self.created = run is None
+        if run is None:
+            experiment = _experiment(self.client, identity.experiment, uri)
+            run = self.client.create_run(experiment, identity.began, {KEY_TAG: identity.key}, identity.name)
+        elif reopen and run.info.status != "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
         self.run_id: str = run.info.run_id
+        identity.run_id = self.run_id
+        self.values = 0
         self._key, self._experiment_id = identity.key, run.info.experiment_id
-        self._tags: set[str] = set(run.data.tags)
-        self.last_opened = int(run.data.tags.get(OPENED_TAG, 0))  # by the last process that logged before us
-        self._params: dict[str, str] = dict(run.data.params)
-        # The highest step of each key (MLflow's public API gives values only, or whole histories), and for keys that
-        # come with lower ones, as after a restart, all steps.
+        self._tags: dict[str, str] = dict(run.data.tags)
+        self._params: set[str] = set(run.data.params)
+        # The newest value and the highest step of each key (MLflow's public API gives values only, or whole histories),
+        # and for keys that come with lower ones, as after a restart, all steps.
+        self._last: dict[str, float] = dict(run.data.metrics)
         self._highest: dict[str, int] = {m.key: m.step for m in run.data._metric_objs}
         self._steps: dict[str, set[int]] = {}
-        if created:
-            self.send_params(identity.params)
-            self.send_tags(identity.tags)
-        elif reopen and run.info.status != "RUNNING":
-            self.client.update_run(self.run_id, status="RUNNING")
 
     def is_gone(self) -> bool:
         """Whether the run was deleted since it was opened."""
@@ -179,65 +189,57 @@ class OpenRun:
         """The runs with our key: one, unless the store made one whose answer we no longer waited for."""
         return list(self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=20))
 
-    def _create(self, identity: Identity, uri: str) -> Any:
-        experiment = _experiment(self.client, identity.experiment, uri)
-        tags = {KEY_TAG: identity.key}
-        return self.client.create_run(experiment, identity.began, tags, identity.name)
-
-    def send_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Send metrics records; steps that the store has already for their key are left out."""
+    def send_metrics(self, records: Sequence[Values]) -> None:
+        """Send values; steps that the store has already for their key, and final values that are its newest, are left
+        out."""
         from mlflow.entities import Metric
 
-        batch: list[Metric] = []
-        new: set[tuple[str, int]] = set()
+        new: dict[tuple[str, int], Metric] = {}
         for record in records:
-            for key, value in record["values"].items():
-                step = record["step"]
-                if step is not None:
-                    if (key, step) in new or self._has(key, step):
-                        continue
-                    new.add((key, step))
-                batch.append(Metric(key, value, record["time"], step or 0))
+            for name, value in record.values.items():
+                key, step = clean_name(name), record.step or 0
+                if (key, step) not in new and not self._has(key, record.step, value):
+                    new[key, step] = Metric(key, float(value), record.time, step)
+        batch = [*new.values()]
         for start in range(0, len(batch), MAX_METRICS):
             self.client.log_batch(self.run_id, metrics=batch[start : start + MAX_METRICS])
-        for key, step in new:
-            self._highest[key] = max(step, self._highest.get(key, step))
-            if key in self._steps:
-                self._steps[key].add(step)
+        self.values += len(batch)
+        for metric in batch:
+            self._last[metric.key] = metric.value
+            self._highest[metric.key] = max(metric.step, self._highest.get(metric.key, metric.step))
+            if metric.key in self._steps:
+                self._steps[metric.key].add(metric.step)
 
-    def _has(self, key: str, step: int) -> bool:
-        """Whether the store has a value of `key` at `step`."""
+    def _has(self, key: str, step: int | None, value: float) -> bool:
+        """Whether the store has a value of `key` at `step`, or as its final one just this value."""
+        if step is None:
+            last = self._last.get(key)
+            return last is not None and (last == value or (math.isnan(last) and math.isnan(value)))
         if step > self._highest.get(key, -1):
             return False
         if key not in self._steps:
             self._steps[key] = {m.step for m in self.client.get_metric_history(self.run_id, key)}
         return step in self._steps[key]
 
-    def send_params(self, values: dict[str, str]) -> list[str]:
-        """Send parameters. MLflow never changes one: a new value becomes the tag `continued.NAME`.
-
-        Returns:
-            The names whose value differs from the logged one.
-        """
+    def send_params(self, values: Sequence[tuple[str, str]]) -> None:
+        """Send parameters that the run does not have; MLflow never changes one."""
         from mlflow.entities import Param
 
-        new = [(k, v) for k, v in values.items() if k not in self._params]
-        changed = {k: v for k, v in values.items() if k in self._params and self._params[k] != v}
+        new = [(name, text) for name, text in values if name not in self._params]
         for start in range(0, len(new), MAX_NAMES):
             part = new[start : start + MAX_NAMES]
-            self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in part])
-            self._params.update(part)
-        self.send_tags({f"continued.{name}"[:250]: value for name, value in changed.items()})
-        return list(changed)
+            self.client.log_batch(self.run_id, params=[Param(name, text) for name, text in part])
+            self._params.update(name for name, _ in part)
 
-    def send_tags(self, values: dict[str, str], keep: bool = False) -> None:
-        """Send tags; with `keep` only those that the run does not have."""
+    def send_tags(self, values: Sequence[tuple[str, str]]) -> None:
+        """Send tags that the run does not have, or with another text."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(k, v) for k, v in values.items() if not (keep and k in self._tags)]
-        for start in range(0, len(tags), MAX_NAMES):
-            self.client.log_batch(self.run_id, tags=tags[start : start + MAX_NAMES])
-        self._tags |= values.keys()
+        new = [(name, text) for name, text in values if self._tags.get(name) != text]
+        for start in range(0, len(new), MAX_NAMES):
+            part = new[start : start + MAX_NAMES]
+            self.client.log_batch(self.run_id, tags=[RunTag(name, text) for name, text in part])
+            self._tags.update(part)
 
     def send_status(self, status: str, milliseconds: int) -> None:
         self._remove_twins()
@@ -254,8 +256,20 @@ class OpenRun:
                 except MlflowException as error:  # the store may not let us: no reason to leave this run open
                     print(f"tracking: cannot delete the empty run {twin.info.run_id}: {mask_uris(str(error))[:200]}")
 
-    def send_file(self, path: Path, folder: str) -> None:
-        self.client.log_artifact(self.run_id, str(path), artifact_path=folder or None)
+    def files_beside(self, names: Sequence[str]) -> set[str]:
+        """Names of the files that the run has in the folders of some."""
+        folders = {str(PurePosixPath(name).parent) for name in names}
+        return {file.path for folder in folders for file in self.client.list_artifacts(self.run_id, folder)}
+
+    def send_file(self, name: str, data: bytes) -> None:
+        """Send a file; credentials in JSON are masked."""
+        parts = PurePosixPath(name)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, parts.name)
+            path.write_bytes(mask_uris(data.decode()).encode() if parts.suffix == ".json" else data)
+            self.client.log_artifact(
+                self.run_id, str(path), None if parts.parent == PurePosixPath() else str(parts.parent)
+            )
 
 
 def now_ms() -> int:

@@ -1,61 +1,91 @@
-"""The background thread that carries a spool's records to MLflow, and waits for a store that is away."""
+"""The background thread that carries a run's values and files to MLflow, and waits for a store that is away.
+
+What is logged while the run goes on waits in a short queue. The queue may overflow, and it is lost with its process:
+OUT holds the same, and what the store lacks of it is sent when the run is opened, at its end, and by `replay`.
+"""
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from pipeline import storage
+from pipeline.errors import Unavailable, UserError
 from pipeline.redact import mask_credentials
+from pipeline.tracking import contents
+from pipeline.tracking.contents import Identity, Values
 from pipeline.tracking.mlflow_store import OpenRun, Refused, RunMissing, set_client_environment, translate
-from pipeline.tracking.places import note_run
-from pipeline.tracking.spool import Lane, Spool
 
 GATHER_SECONDS = 0.5  # records that come within this time travel together
 RETRY_SECONDS = (1.0, 60.0)  # first and longest wait between two tries
 FLUSH_PAUSE = 0.5  # between two tries of a flush
-READ_RECORDS = 500  # journal records looked at in one go
+BATCH = 500  # records sent in one go
+QUEUE = 10_000  # records that wait while the store is away
+
+T = TypeVar("T")
 
 
 class Abandoned(Exception):
-    """The run was closed while a request hung; its lanes are now another's to send."""
+    """The run was closed while a request hung."""
 
 
 class Sender:
-    """Sends the lanes of one spool.
+    """Sends what is queued, and what the output folder holds.
 
-    The records of a lane go in order; files go after them and do not hold them up when only the artifact store is away.
+    Values go in order; files go after them and do not hold them up when only the artifact store is away.
+
+    Attributes:
+        abandoned: nobody waits any more: end as soon as a request returns.
+        tried: set when the first connection was made or has failed.
+        failure: why the last try left something behind.
+        ended: the run has come to its end (`Identity.status`): send how, and all that the folder holds.
+        files_sent: how many the store has from us.
     """
 
-    def __init__(self, uri: str, spool: Spool, lanes: list[Lane], own: Lane | None) -> None:
-        """`own` is the lane that this process still writes to; None: all that logged have ended.
-
-        Lanes of processes that die meanwhile are added to `lanes`.
-        """
-        self.abandoned = False  # nobody waits any more: end as soon as a request returns
-        self.run: OpenRun | None = None
-        self.sent = 0
-        self.failure = ""  # why the last try left something behind
-        self.tried = threading.Event()  # the first connection was made or has failed
-        self._uri = uri
-        self._spool = spool
-        self._lanes = lanes
-        self._own = own
+    def __init__(self, uri: str, out: str, identity: Identity, live: bool) -> None:
+        """Args, besides what they say: live: the run goes on, so it is RUNNING from now on, and failures are told."""
+        self.abandoned = self.ended = False
+        self.tried = threading.Event()
+        self.failure = ""
+        self.files_sent = 0
+        self._uri, self._out, self._identity, self._live = uri, out, identity, live
+        self._run: OpenRun | None = None
+        self._closed: OpenRun | None = None  # the run that was told how it ended
+        self._values: deque[Values | dict[str, str]] = deque()
+        self._files: deque[str] = deque()
+        self._all_files = False  # those that the folder holds are to be sent, too
+        self._gap = False  # values are missing that the folder holds, or will hold when it is saved
+        self._last_step = identity.complete
         self._complained: set[str] = set()
 
-    def release(self) -> None:
-        """Give the lanes up, sent or not."""
-        for lane in self._lanes:
-            lane.release()
+    @property
+    def values_sent(self) -> int:
+        """Numbers that the store has from us."""
+        return self._run.values if self._run else 0
+
+    def put(self, record: Values | dict[str, str]) -> None:
+        """Queue values or tags."""
+        if len(self._values) < QUEUE:
+            self._values.append(record)
+        else:
+            self._gap = True
+
+    def put_file(self, name: str) -> None:
+        """Queue a file below `out`."""
+        if len(self._files) < QUEUE:
+            self._files.append(name)
 
     def work(self) -> bool:
         """Send everything that is there. Returns whether all of it arrived; complains once per kind of failure."""
-        done = self._attempt("the tracking store", self._send_records)
+        done = self._attempt("the tracking store", self._send_values)
         self.tried.set()
-        self._note()
-        return done and self._attempt("the artifact store", self._send_files)
+        done = done and self._attempt("the artifact store", self._send_files)
+        if done and self.ended:
+            self._identity.complete = self._last_step
+        return done
 
     def _attempt(self, what: str, send: Callable[[], None], again: bool = True) -> bool:
         self.failure = ""
@@ -64,119 +94,102 @@ class Sender:
         except Abandoned:
             return False
         except RunMissing as error:
-            self.run = None  # looked up again, or made again
+            self._run = None  # looked up again, or made again
             self.failure = _reason(error)
             return again and self._attempt(what, send, again=False)
         except Exception as error:  # whatever a client of a remote store may raise; training must not notice
-            self.failure = f"{what} cannot be reached ({_reason(error)})"
-            if self._own is not None and what not in self._complained:
+            of_output = isinstance(error, (UserError, Unavailable))
+            self.failure = _reason(error) if of_output else f"{what} cannot be reached ({_reason(error)})"
+            if self._live and what not in self._complained:
                 self._complained.add(what)
-                print(
-                    f"tracking: {self.failure}. The run goes on; "
-                    f"what is to be logged is kept in {self._spool.folder} and sent later.",
-                    flush=True,
-                )
+                print(f"tracking: {self.failure}. The run goes on; what is to be logged is sent later.", flush=True)
             return False
         if what in self._complained:
             self._complained.remove(what)
-            print(f"tracking: {what} is back; what was kept has been sent", flush=True)
+            print(f"tracking: {what} is back; what was kept is sent", flush=True)
         return True
 
     def _connected(self) -> OpenRun:
-        if self.run is None:
+        if self._run is None:
             set_client_environment()
-            self.run = OpenRun(self._uri, self._spool, reopen=self._own is not None)
+            run = OpenRun(self._uri, self._identity, reopen=self._live and not self.ended)
             self.tried.set()
-        return self.run
+            if run.created:
+                self._gap = self._gap or self._last_step >= 0  # made again: what was sent and is not saved yet
+                self._identity.complete, self._all_files = -1, True
+            self._send(run, run.send_params, [*self._identity.params.items()])
+            self._send(run, run.send_tags, [*self._identity.tags.items()])
+            self._compare(run)
+            self._run = run
+        return self._run
 
-    def _note(self) -> None:
-        """Say beside a remote output which MLflow run it has, once that is known."""
-        if self.run is None or not self.run.news:
-            return
-        self.run.news = False
-        try:
-            identity = self._spool.identity()
-            if identity is not None and identity.home:
-                note_run(identity)
-        except Exception as error:
-            print(f"tracking: {_reason(error)} The run is found without it.", flush=True)
+    def _compare(self, run: OpenRun) -> None:
+        """Send the values that the folder holds and the store does not."""
+        held = contents.curves(self._out, self._identity.began)
+        missing = [values for values in held if (values.step or 0) > self._identity.complete]
+        for start in range(0, len(missing), BATCH):
+            self._send_metrics(run, missing[start : start + BATCH])
 
-    def _send_records(self) -> None:
+    def _send_values(self) -> None:
         run = self._connected()
-        self._lanes += self._spool.orphans()  # of a process that has died meanwhile
-        for lane in self._lanes:
-            while found := lane.records.unsent(READ_RECORDS):
-                self._send_some(run, lane, found)
+        while batch := [self._values[i] for i in range(min(BATCH, len(self._values)))]:
+            self._send_metrics(run, [record for record in batch if isinstance(record, Values)])
+            labels = {name: text for record in batch if isinstance(record, dict) for name, text in record.items()}
+            self._send(run, run.send_tags, [*labels.items()])
+            for _ in batch:
+                self._values.popleft()
+        if self.ended and self._closed is not run:
+            if self._gap:
+                self._compare(run)
+                self._gap = False
+            self._send(run, run.send_metrics, [*contents.results(self._out, self._identity.ended)])
+            self._send(run, run.send_tags, [*contents.tags(self._out).items()])
+            self._call(lambda: run.send_status(self._identity.status, self._identity.ended))
+            self._closed, self._all_files = run, True
 
-    def _send_some(self, run: OpenRun, lane: Lane, found: list[tuple[dict[str, Any], int]]) -> None:
-        """Send the records `found`, runs of metrics together."""
-        start = 0
-        while start < len(found):
-            stop = start + 1
-            while found[start][0]["type"] == "metrics" and stop < len(found) and found[stop][0]["type"] == "metrics":
-                stop += 1
-            records = [record for record, _ in found[start:stop]]
-            try:
-                self._call(lambda: self._dispatch(run, lane, records))  # noqa: B023 - called at once
-            except Refused as refusal:
-                if run.is_gone():
-                    raise RunMissing(str(refusal)) from refusal
-                if len(records) > 1:  # one of them is to blame: find it
-                    for item in found[start:stop]:
-                        self._send_some(run, lane, [item])
-                    start = stop
-                    continue
-                print(f"tracking: the store refuses a record, which is left out: {_reason(refusal)}", flush=True)
-            self.sent += len(records)
-            lane.records.mark(found[stop - 1][1])
-            start = stop
-
-    def _dispatch(self, run: OpenRun, lane: Lane, records: list[dict[str, Any]]) -> None:
-        first = records[0]
-        match first["type"]:
-            case "metrics":
-                run.send_metrics(records)
-            case "params":
-                if changed := run.send_params(first["values"]):
-                    print(
-                        f"tracking: this run continues with other values of {', '.join(changed)}; "
-                        "the first ones stay its parameters, the new ones are tags continued.*",
-                        flush=True,
-                    )
-            case "tags":  # not over the newer ones of a process that went on with the run on another machine
-                run.send_tags(first["values"], keep=lane is not self._own and first["time"] < run.last_opened)
-            case "status":  # of a process after which none has begun to log
-                if lane is self._own or (self._own is None and first["time"] >= run.last_opened):
-                    run.send_status(first["status"], first["time"])
-            case _:
-                print(f"tracking: a damaged record in {lane.folder} is left out", flush=True)
+    def _send_metrics(self, run: OpenRun, records: Sequence[Values]) -> None:
+        self._send(run, run.send_metrics, records)
+        self._last_step = max([self._last_step, *(record.step or 0 for record in records)])
 
     def _send_files(self) -> None:
         run = self._connected()
-        for lane in self._lanes:
-            while found := lane.files.unsent(READ_RECORDS):
-                for record, position in found:
-                    if record["type"] == "file":
-                        self._send_file(run, lane, record)
-                    lane.files.mark(position)
-                    if any(other.records.pending for other in self._lanes):
-                        self._send_records()  # pictures on a slow way do not hold up the values
-
-    def _send_file(self, run: OpenRun, lane: Lane, record: dict[str, Any]) -> None:
-        path = lane.folder / record["path"]
-        if path.exists():  # gone: it was sent, and the process died before that was noted
+        if self._all_files:
+            held = [name for name in contents.files(self._out) if name not in self._files]
+            stored = self._call(lambda: run.files_beside([name for name in held if contents.is_written_once(name)]))
+            self._files.extend(name for name in held if not (contents.is_written_once(name) and name in stored))
+            self._all_files = False
+        while self._files:
+            name = self._files[0]
             try:
-                self._call(lambda: run.send_file(path, record["folder"]))
-            except Refused as refusal:
-                print(f"tracking: the store refuses {path.name}, which is left out: {_reason(refusal)}", flush=True)
-            shutil.rmtree(path.parent, ignore_errors=True)
-        self.sent += 1
+                data = storage.read_bytes(storage.join(self._out, name))
+            except UserError as error:  # removed meanwhile
+                print(f"tracking: {name} is left out: {_reason(error)}", flush=True)
+            else:
+                self._send(run, lambda _, name=name, data=data: run.send_file(name, data), [name])
+                self.files_sent += 1
+            self._files.popleft()
+            if self._values or (self.ended and self._closed is not run):
+                self._send_values()  # pictures on a slow way do not hold up the values
 
-    def _call(self, send: Callable[[], None]) -> None:
+    def _send(self, run: OpenRun, send: Callable[[Sequence[T]], None], items: Sequence[T]) -> None:
+        """Send some items together; of those that the store refuses each one alone, to leave out only what it is."""
+        try:
+            if items:
+                self._call(lambda: send(items))
+        except Refused as refusal:
+            if self._call(run.is_gone):
+                raise RunMissing(str(refusal)) from refusal
+            for item in items if len(items) > 1 else []:
+                self._send(run, send, [item])
+            if len(items) == 1:
+                what = items[0] if isinstance(items[0], str) else "a record"
+                print(f"tracking: the store refuses {what}, which is left out: {_reason(refusal)}", flush=True)
+
+    def _call(self, request: Callable[[], T]) -> T:
         if self.abandoned:
             raise Abandoned
         try:
-            send()
+            return request()
         except Exception as error:
             raise translate(error) from error
 
@@ -197,7 +210,7 @@ class SenderThread:
         self._clean = False  # the last look left nothing behind
         self._stopping = False
         # A daemon: a store that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="tracking", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -230,12 +243,6 @@ class SenderThread:
             self._wake.notify_all()
         self._thread.join(1.0)
         return clean
-
-    def _loop(self) -> None:
-        try:
-            self._serve()
-        finally:
-            self._sender.release()
 
     def _serve(self) -> None:
         delay, pause = 0.0, RETRY_SECONDS[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from pipeline import config
 from pipeline.errors import UserError, did_you_mean
 from pipeline.redact import check_secrets, mask_uris
 
@@ -28,6 +32,8 @@ NAMED_DRIVERS = {
     "pg8000": ("pg8000", "pg8000"),
 }
 DATABRICKS = re.compile(r"databricks(-uc)?(://.*)?|uc(:.*)?")
+# `ray job submit` unpacks the code to such a folder, which is removed some time after the job.
+RAY_WORKING_DIR = "runtime_resources"
 EXAMPLES = "http://HOST:PORT of a server, sqlite:///PATH/mlflow.db, postgresql://USER@HOST/NAME or databricks"
 
 
@@ -86,3 +92,44 @@ def checked_uri(given: str) -> str:
         )
     hint = did_you_mean(kind, [*SERVERS, *DRIVERS, "sqlite", "databricks"])
     raise UserError(f"{shown} is no tracking store that MLflow knows.{hint} Give {EXAMPLES}.")
+
+
+def resolve_tracking(tracking: config.Tracking, fallback_root: str = "") -> config.Tracking:
+    """`tracking` with its URI filled in, to be called once, in the driver.
+
+    The first of: `tracking.uri`, MLFLOW_TRACKING_URI, a SQLite store in the working folder; the experiment is
+    MLFLOW_EXPERIMENT_NAME where no other one is named. The working folder of a
+    submitted Ray job is temporary: the store is then made in `fallback_root`, a local folder, and a line says so.
+
+    Raises:
+        UserError: what `checked_uri` says, or a submitted job without a place for the store.
+    """
+    if not tracking.enabled:
+        return tracking
+    uri = tracking.uri.strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
+        root = Path.cwd()
+        wrong = "is temporary" if RAY_WORKING_DIR in root.parts else "" if _writable(root) else "cannot be written"
+        if wrong:
+            if not fallback_root or "://" in fallback_root:
+                raise UserError(
+                    f"There is no place for an MLflow store, as the working folder {wrong}: give --tracking.uri "
+                    "or the environment variable MLFLOW_TRACKING_URI, or --tracking.no-enabled."
+                )
+            root = Path(fallback_root).absolute()
+            print(f"tracking: no URI given and the working folder {wrong}; using {root / 'mlflow.db'}", flush=True)
+        uri = sqlite_uri(root / "mlflow.db")
+    experiment = tracking.experiment
+    if experiment == config.Tracking().experiment:
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or experiment
+    return replace(tracking, uri=checked_uri(uri), experiment=experiment)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder, or the store that is there be written."""
+    store = folder / "mlflow.db"
+    try:
+        with store.open("r+b") if store.exists() else tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,7 +125,9 @@ def _checkpoint_marks(uri: str) -> Marks:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one {"step": ..., name: value} per line, rewritten whole at each `save`.
+    """`metrics.jsonl`: one {"step": ..., "time": ..., name: value} per line, rewritten whole at each `save`.
+
+    "time", when the step was told, is in milliseconds since 1970.
 
     A continued run drops the lines after the step it continues from: those steps are done again.
     """
@@ -137,15 +140,18 @@ class MetricsFile:
             rows = [json.loads(line) for line in storage.read_bytes(self.uri).decode().splitlines()]
             self.lines = [row for row in rows if row["step"] <= first_step]
 
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """Values of a step; those of a step that was redone after the loss of a worker replace the old ones."""
+    def add(self, step: int, values: dict[str, float]) -> int:
+        """Values of a step; those of a step that was redone after the loss of a worker replace the old ones.
+
+        Returns:
+            The step's "time".
+        """
         with self._lock:
             self.lines = [row for row in self.lines if row["step"] <= step]
-            last = self.lines[-1] if self.lines and self.lines[-1]["step"] == step else None
-            if last is None:
-                self.lines.append({"step": step, **values})
-            else:
-                last.update(values)
+            if not self.lines or self.lines[-1]["step"] < step:
+                self.lines.append({"step": step, "time": int(time.time() * 1000)})
+            self.lines[-1].update(values)
+            return self.lines[-1]["time"]
 
     def save(self) -> None:
         with self._lock:

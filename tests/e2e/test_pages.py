@@ -84,12 +84,15 @@ def look_at(browser: Any, folder: Path) -> None:
 def test_mlflow_shows_a_run(browser: Any, mlflow_server: MlflowServer, tmp_path: Path) -> None:
     params = {"optim.lr": 1e-3, "train.steps": 40}
     tracking = config.Tracking(uri=mlflow_server.uri, experiment="pages")
-    with open_run(tracking, kind="train", name="a tiny run", params=params, out=str(tmp_path / "run")) as run:
+    out = tmp_path / "run"
+    with open_run(tracking, kind="train", name="a tiny run", params=params, out=str(out)) as run:
         rows = [{"step": step, "train/loss": 1 / (1 + step), "val/noc90": 20 - step / 4} for step in range(40)]
         for row in rows:
             run.metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
-        run.figure(learning_curves(rows), "learning_curves.png")
-        run.image(np.full((64, 64, 3), 128, np.uint8), "samples/step_1.png")
+        for folder in ("report-figures", "pictures"):
+            (out / folder).mkdir()
+        learning_curves(rows).savefig(out / "report-figures" / "learning_curves.png")
+        cv2.imwrite(str(out / "pictures" / "samples_00000001.png"), np.full((64, 64, 3), 128, np.uint8))
     client_id = run.run_id
     assert client_id
     page = f"{mlflow_server.uri}/#/experiments/{_experiment(mlflow_server, client_id)}/runs/{client_id}"
@@ -103,7 +106,9 @@ def test_mlflow_shows_a_run(browser: Any, mlflow_server: MlflowServer, tmp_path:
     wait_until(lambda: browser.driver.execute_script(drawn) >= 2, "two metric charts")
     browser.driver.save_screenshot(str(tmp_path / "mlflow-metrics.png"))
     browser.open(f"{page}/artifacts")
-    wait_for_text(browser, "learning_curves.png", "samples")
+    wait_for_text(browser, "report-figures", "pictures")
+    browser.driver.find_element("xpath", "//*[text()='report-figures']").click()
+    wait_for_text(browser, "learning_curves.png")
     browser.driver.find_element("xpath", "//*[text()='learning_curves.png']").click()
     shown = "return [...document.images].some(i => i.naturalWidth > 300)"
     wait_until(lambda: browser.driver.execute_script(shown), "a preview of the plot")

@@ -110,7 +110,7 @@ def test_what_a_store_says_when_it_refuses(
     monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
     monkeypatch.setattr(MlflowClient, "log_batch", refuse)
     run.metrics({"a": 1.0}, 1)
-    run.text("x", "x.txt")
+    (tmp_path / "run" / "report.md").write_text("x")
     assert run.close()
     said = capfd.readouterr().out
     assert said.count("http://***@host/api") == 2 and "hunter2" not in said

@@ -1,22 +1,23 @@
-"""The background thread with stores that are slow, that lose things, and a disk that is full."""
+"""The background thread with stores that are slow, lose things or are away for long, and with a disk that is full."""
 
 from __future__ import annotations
 
-import resource
+import json
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import config
+from pipeline import config, storage
+from pipeline.errors import UserError
 from pipeline.tracking import sender
-from pipeline.tracking.mlflow_store import set_client_environment
-from pipeline.tracking.run import Run, open_run
-from pipeline.tracking.spool import Journal, Spool
-from pipeline.tracking.sync import sync
+from pipeline.tracking.contents import Identity, Values, read_identity
+from pipeline.tracking.mlflow_store import file_lock, set_client_environment
+from pipeline.tracking.run import Run, open_run, replay
 
 SLOW, FILES = 0.05, 40  # seconds of each request to the slow store; more files than it takes in a second
 
@@ -25,49 +26,64 @@ def start(store: config.Tracking, out: Path, **changes: Any) -> Run:
     return open_run(store, kind="train", name="x", params={"lr": 1}, out=str(out), **changes)
 
 
+def save(out: Path, steps: Sequence[int]) -> None:
+    lines = [json.dumps({"step": step, "time": step, "loss": 1.0}) for step in steps]
+    (out / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def steps(store: config.Tracking, run: Run) -> list[int]:
+    return [m.step for m in MlflowClient(store.uri).get_metric_history(run.run_id or "", "loss")]
+
+
 class SlowRun:
     """A store that takes everything, slowly."""
 
     taken: list[str]
-    news, last_opened = False, 0
+    created, values = True, 0
 
-    def __init__(self, uri: str, spool: Spool, reopen: bool = True) -> None:
+    def __init__(self, uri: str, identity: Identity, reopen: bool = True) -> None:
         time.sleep(SLOW)
 
     def _take(self, what: str) -> None:
         time.sleep(SLOW)
         self.taken.append(what)
 
-    def send_metrics(self, records: list[dict[str, Any]]) -> None:
-        self._take(f"metrics up to {records[-1]['step']}")
+    def send_metrics(self, records: list[Values]) -> None:
+        self._take(f"metrics up to {records[-1].step}")
 
-    def send_params(self, values: dict[str, str]) -> list[str]:
+    def send_params(self, values: list[tuple[str, str]]) -> None:
         self._take("params")
-        return []
 
-    def send_tags(self, values: dict[str, str], keep: bool = False) -> None:
+    def send_tags(self, values: list[tuple[str, str]]) -> None:
         self._take("tags")
 
     def send_status(self, status: str, milliseconds: int) -> None:
         self._take(status)
 
-    def send_file(self, path: Path, folder: str) -> None:
-        self._take(path.name)
+    def files_beside(self, names: list[str]) -> set[str]:
+        return set(self.taken)
+
+    def send_file(self, name: str, data: bytes) -> None:
+        self._take(name)
 
 
 def test_a_slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logging does not wait, pictures do not hold up values, and closing waits no longer than it says."""
     monkeypatch.setattr(sender, "OpenRun", SlowRun)
     SlowRun.taken = []
-    run = start(config.Tracking(uri="http://slow", experiment="unit"), tmp_path / "run", wait=0.0)
+    out = tmp_path / "run"
+    names = [f"pictures/{number:02d}.png" for number in range(FILES)]
+    (out / "pictures").mkdir(parents=True)
+    run = start(config.Tracking(uri="http://slow", experiment="unit"), out, wait=0.0)
     begin = time.perf_counter()
-    for number in range(FILES):
-        run.text("x", f"{number}.txt")
+    for name in names:
+        (out / name).write_bytes(b"x")
+        run.file(name)
     for step in range(100):
         run.metrics({"loss": 1.0}, step)
     assert time.perf_counter() - begin < FILES * SLOW
     deadline = time.monotonic() + 20
-    while "1.txt" not in SlowRun.taken and time.monotonic() < deadline:
+    while names[1] not in SlowRun.taken and time.monotonic() < deadline:
         time.sleep(0.01)
     run.metrics({"loss": 1.0}, 100)
     begin = time.perf_counter()
@@ -75,11 +91,10 @@ def test_a_slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.perf_counter() - begin < 3
     values = [what for what in SlowRun.taken if what.startswith(("metrics", "FINISHED"))]
     assert values[-3:] == ["metrics up to 99", "metrics up to 100", "FINISHED"]
-    assert f"{FILES - 1}.txt" not in SlowRun.taken
+    assert names[-1] not in SlowRun.taken
     time.sleep(2 * SLOW)  # the request on its way
-    assert sync(Spool(tmp_path / "run" / "tracking-spool")).waiting.ended == 0
-    files = sorted(what for what in SlowRun.taken if what.endswith(".txt"))
-    assert files == sorted(f"{number}.txt" for number in range(FILES))
+    assert replay(str(out)).why == ""
+    assert sorted(what for what in SlowRun.taken if what.endswith(".png")) == names
 
 
 def test_the_client_makes_no_second_request_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +109,7 @@ def test_the_client_makes_no_second_request_of_its_own(monkeypatch: pytest.Monke
 def test_a_run_that_the_store_made_twice_is_one(store: config.Tracking, tmp_path: Path) -> None:
     """A request that nobody waited for any more is served after its repetition."""
     run = start(store, tmp_path / "run")
-    identity = Spool(tmp_path / "run" / "tracking-spool").identity()
+    identity = read_identity(str(tmp_path / "run"))
     client = MlflowClient(store.uri)
     assert identity and run.run_id
     experiment = client.get_run(run.run_id).info.experiment_id
@@ -105,81 +120,105 @@ def test_a_run_that_the_store_made_twice_is_one(store: config.Tracking, tmp_path
 
 
 def test_a_run_deleted_while_it_is_logged_is_made_again(store: config.Tracking, tmp_path: Path) -> None:
+    """With what was logged before, once that is saved."""
     run = start(store, tmp_path / "run")
+    run.metrics({"loss": 1.0}, 0)
     first = run.run_id
     assert first and run.flush()
     MlflowClient(store.uri).delete_run(first)
-    for step in range(5):
+    for step in range(1, 5):
         run.metrics({"loss": 1.0}, step)
-    assert run.close()
+    assert run.flush()
     assert run.run_id not in (None, first)
+    save(tmp_path / "run", range(5))
+    assert run.close()
     found = MlflowClient(store.uri).get_run(run.run_id or "")
     assert (found.data.params, found.info.status) == ({"lr": "1"}, "FINISHED")
-    assert [m.step for m in MlflowClient(store.uri).get_metric_history(run.run_id or "", "loss")] == list(range(5))
+    assert sorted(steps(store, run)) == list(range(5))
 
 
-def test_a_full_disk(
+def test_more_than_the_queue_holds(
     store: config.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot be kept is lost with one complaint; the run goes on, and logs again when there is room."""
+    """The store is away for long: memory is bounded, and what was left out comes from the output at the end."""
+    monkeypatch.setattr(sender, "QUEUE", 5)
+    monkeypatch.setattr(sender, "RETRY_SECONDS", (0.05, 0.05))
     run = start(store, tmp_path / "run")
     assert run.flush()
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        patch.setattr(Path, "write_text", full)  # marks of what was sent
-        patch.setattr(Journal, "append", full)
-        for step in range(3):
+        patch.setattr(MlflowClient, "log_batch", away)
+        for step in range(20):
             run.metrics({"loss": 1.0}, step)
-            run.image(np.zeros((4, 4), np.uint8), f"{step}.png")
-    assert not list((tmp_path / "run").rglob("files/*"))
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
-        run.metrics({"loss": 1.0}, 3)
-        run.metrics({"final": 1.0})
-        assert run.flush()
+        assert len(run._sender._values) == 5
+        assert not run.flush(0.2)
+    run.metrics({"loss": 1.0}, 20)
+    save(tmp_path / "run", range(21))
     assert run.close()
-    assert capfd.readouterr().out.count("No space left") == 1
-    client, run_id = MlflowClient(store.uri), run.run_id or ""
-    assert [m.step for m in client.get_metric_history(run_id, "loss")] == [3]
-    assert len(client.get_metric_history(run_id, "final")) == 1
+    assert sorted(steps(store, run)) == list(range(21))
+    said = capfd.readouterr().out
+    assert said.count("the tracking store cannot be reached (away)") == 1 and "the tracking store is back" in said
+    identity = read_identity(str(tmp_path / "run"))
+    assert identity and identity.complete == 20
 
 
-def test_a_journal_on_a_nearly_full_disk(tmp_path: Path) -> None:
-    """The disk takes a part of a line: it is taken back, and the journal goes on when there is room."""
-    journal = Journal(tmp_path / "records.jsonl")
-    journal.append({"type": "tags", "values": {}})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
-    try:
-        with pytest.raises(OSError):
-            journal.append({"type": "tags", "values": {"a": "x" * 100}})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    journal.append({"type": "params", "values": {}})
-    assert [record["type"] for record, _ in journal.unsent(9)] == ["tags", "params"]
-
-
-def test_what_a_power_cut_spoilt_holds_up_nothing(
-    store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_an_output_that_cannot_be_written_any_more(
+    store: config.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = start(config.Tracking(uri="http://127.0.0.1:9", experiment="unit"), tmp_path / "run")
+    """A full disk: the run goes on, is logged, and says so; a file that is gone holds nothing up."""
+    run = start(store, tmp_path / "run")
+    assert run.flush()
+
+    def full(uri: str, _: bytes) -> None:
+        raise UserError(f"{uri} cannot be written: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", full)
+        run.metrics({"loss": 1.0}, 3)
+        run.file("pictures/0.png")
+        assert run.close()
+    said = capfd.readouterr().out
+    assert "tracking.json cannot be written: No space left" in said and "pictures/0.png is left out" in said
+    assert steps(store, run) == [3]
+    assert MlflowClient(store.uri).get_run(run.run_id or "").info.status == "FINISHED"
+
+
+def test_a_file_that_the_artifact_store_does_not_take_holds_up_no_value(
+    store: config.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", away)
+    run = start(store, tmp_path / "run")
+    (tmp_path / "run" / "report.md").write_text("x")
     run.metrics({"loss": 1.0}, 1)
-    run.text("x", "x.txt")
-    run.close(timeout=0.1)
-    spool = Spool(tmp_path / "run" / "tracking-spool")
-    (lane,) = (spool.folder / "lanes").iterdir()
-    for name in ("records", "files"):
-        journal = lane / f"{name}.jsonl"
-        journal.write_bytes(b"\0\0\0\n7\n" + journal.read_bytes())
-        (lane / f"{name}.sent").write_text("")
-    outcome = sync(spool, store.uri)
-    assert (outcome.waiting.ended, outcome.why) == (0, "")
-    assert "damaged" in capfd.readouterr().out
-    identity = spool.identity()
-    assert identity and identity.run_id
-    found = MlflowClient(store.uri).get_run(identity.run_id)
-    assert (found.data.metrics, found.info.status) == ({"loss": 1.0}, "FINISHED")
+    assert not run.close(timeout=1.0)
+    assert steps(store, run) == [1]
+    assert MlflowClient(store.uri).get_run(run.run_id or "").info.status == "FINISHED"
+    said = capfd.readouterr().out
+    assert "the artifact store cannot be reached (away)" in said and "jobs.track_sync" in said
+
+
+def test_the_lock_of_a_store_that_many_make_at_once(tmp_path: Path) -> None:
+    inside, most = [], []
+
+    def take() -> None:
+        with file_lock(tmp_path / "new" / "folder" / "db-lock"):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+    threads = [threading.Thread(target=take) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 20
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        file_lock(tmp_path / "file" / "lock").__enter__()

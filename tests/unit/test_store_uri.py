@@ -9,8 +9,7 @@ from sqlalchemy.engine import make_url
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.tracking.run import resolve_tracking
-from pipeline.tracking.store_uri import checked_uri, sqlite_path, sqlite_uri
+from pipeline.tracking.store_uri import checked_uri, resolve_tracking, sqlite_path, sqlite_uri
 
 FOLDERS = [
     "plain",
@@ -98,3 +97,34 @@ def test_a_token_with_a_line_break_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match="MLFLOW_TRACKING_TOKEN has white space") as caught:
         checked_uri("http://host")
     assert "mlflow-secret" not in str(caught.value)
+
+
+def test_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_tracking(config.Tracking()).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_tracking(config.Tracking(uri="sqlite:///x/y.db")).uri == f"sqlite:///{tmp_path}/x/y.db"
+    for plain in ("file:///x", "mlruns"):
+        with pytest.raises(UserError, match="sqlite:///PATH"):
+            resolve_tracking(config.Tracking(uri=plain))
+    submitted = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    submitted.mkdir(parents=True)
+    monkeypatch.chdir(submitted)
+    assert resolve_tracking(config.Tracking(), str(tmp_path / "runs")).uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert "working folder is temporary" in capfd.readouterr().out
+    with pytest.raises(UserError, match=r"tracking\.uri"):
+        resolve_tracking(config.Tracking(), "s3://bucket/runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert resolve_tracking(config.Tracking()).uri == "http://server:5000"
+
+
+def test_a_working_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir("/proc")  # where root cannot write either
+    with pytest.raises(UserError, match=r"working folder cannot be written: give --tracking\.uri"):
+        resolve_tracking(config.Tracking(), "s3://bucket/runs")
+    found = resolve_tracking(config.Tracking(), str(tmp_path))
+    assert found.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert f"the working folder cannot be written; using {tmp_path / 'mlflow.db'}" in capsys.readouterr().out

@@ -8,135 +8,150 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from jobs.track_sync import job
 from pipeline import config
+from pipeline.engine import lease
 from pipeline.errors import UserError
 from pipeline.tracking.mlflow_store import now_ms
-from pipeline.tracking.places import kept_spools
 from pipeline.tracking.run import Run, open_run
-from pipeline.tracking.spool import Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 AWAY = "http://127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CFR_ICL_STATE", str(tmp_path / "state"))
 
 
 def start(out: str, uri: str = AWAY) -> Run:
     return open_run(config.Tracking(uri=uri, experiment="unit"), kind="train", name="x", params={"lr": 1}, out=out)
 
 
-def kept(out: str, uri: str = AWAY) -> tuple[int, int]:
+def kept(folder: Path, uri: str = AWAY, scheme: str = "") -> tuple[int, int]:
     """A whole run that its store does not see; it ended between the two times, in milliseconds."""
-    run = start(out, uri)
-    for step in range(20):
-        run.metrics({"loss": 1.0}, step)
-    run.metrics({"final": 2.0})
-    run.image(np.zeros((8, 8), np.uint8), "samples/step_1.png")
+    run = start(f"{scheme}{folder}", uri)
+    rows = [{"step": step, "time": 1000 + step, "loss": 1.0} for step in range(20)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "pictures").mkdir(exist_ok=True)
+    (folder / "pictures" / "samples_1.png").write_bytes(b"a picture")
+    summary = {"trials": [], "best": {"objectives": {"noc90": 2.0}}}
+    (folder / "summary.json").write_text(json.dumps(summary))
     begin = now_ms()
     assert not run.close(timeout=0.1)
     return begin, now_ms()
 
 
-def run_of(store: config.Tracking, spool: Path) -> str:
-    return json.loads((spool / "run.json").read_text())["run_id"]
+def run_of(folder: Path) -> str:
+    return json.loads((folder / "tracking.json").read_text())["run_id"]
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_run_that_ended_before_the_server_was_back(
-    store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str], scheme: str
 ) -> None:
-    out = f"file://{tmp_path}/bucket/run"
-    earliest, latest = kept(out)
-    assert f"python -m jobs.track_sync {kept_spools()[0].folder}" in capfd.readouterr().out
-    job(["--list"])
-    assert capfd.readouterr().out == f"{out}: 25 left (for {AWAY})\n"
+    folder = tmp_path / "bucket" / "run"
+    out = f"{scheme}{folder}"
+    earliest, latest = kept(folder, scheme=scheme)
+    assert f"python -m jobs.track_sync {out}`" in capfd.readouterr().out
     with pytest.raises(SystemExit) as away:
-        job([])
+        job([out])
     said = capfd.readouterr()
     assert away.value.code == 1 and "1 of 1 runs could not be sent" in said.err
-    assert said.out.startswith(f"{out}: 0 records sent to {AWAY}, 25 left: the tracking store cannot be reached (")
+    start_of = f"{out}: 0 values and 0 files sent to {AWAY}; the rest is left: the tracking store cannot be reached ("
+    assert said.out.startswith(start_of)
     time.sleep(0.01)
     job([out, "--uri", store.uri])
-    assert capfd.readouterr().out.endswith(f"{out}: 25 records sent to {store.uri}, 0 left\n")
-    assert kept_spools() == []
-    run_id = json.loads((tmp_path / "bucket" / "run" / "tracking.json").read_text())["run_id"]
-    client = MlflowClient(store.uri)
+    assert capfd.readouterr().out == f"{out}: 21 values and 2 files sent to {store.uri}\n"
+    client, run_id = MlflowClient(store.uri), run_of(folder)
     found = client.get_run(run_id)
     assert found.info.status == "FINISHED" and found.info.end_time
     assert found.info.start_time <= earliest <= found.info.end_time <= latest
-    assert [m.step for m in client.get_metric_history(run_id, "loss")] == list(range(20))
-    assert [f.path for f in client.list_artifacts(run_id, "samples")] == ["samples/step_1.png"]
-    job([])
-    job([out])
-    assert capfd.readouterr().out == "nothing is kept on this machine\n" * 2
+    assert [(m.step, m.timestamp) for m in client.get_metric_history(run_id, "loss")] == [
+        (step, 1000 + step) for step in range(20)
+    ]
+    assert found.data.metrics["best/noc90"] == 2.0 and found.data.tags["out"] == out
+    assert [f.path for f in client.list_artifacts(run_id, "pictures")] == ["pictures/samples_1.png"]
+    job([out, "--uri", store.uri])  # nothing is doubled
+    assert capfd.readouterr().out == f"{out}: 0 values and 1 files sent to {store.uri}\n"
+    assert client.get_run(run_id).info.end_time == found.info.end_time
+    assert len(client.get_metric_history(run_id, "best/noc90")) == 1
 
 
 def test_sending_that_was_not_noted_is_repeated_without_doubles(store: config.Tracking, tmp_path: Path) -> None:
-    """A SIGKILL between sending and marking: the next one sends all of it again."""
-    out, spool = str(tmp_path / "run"), Spool(tmp_path / "run" / "tracking-spool")
-    kept(out)
-    (lane,) = (spool.folder / "lanes").iterdir()
-    copies = {path: path.read_bytes() for path in lane.rglob("*") if path.is_file()}
-    for _ in range(2):
-        job([str(spool.folder), "--uri", store.uri])
-        assert not lane.exists()
-        for path, content in copies.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    client, run_id = MlflowClient(store.uri), run_of(store, spool.folder)
+    """A SIGKILL between sending and noting: the next one sends all of it again."""
+    folder = tmp_path / "run"
+    kept(folder)
+    before = (folder / "tracking.json").read_text()
+    job([str(folder), "--uri", store.uri])
+    run_id = run_of(folder)
+    (folder / "tracking.json").write_text(before)
+    client = MlflowClient(store.uri)
+    job([str(folder), "--uri", store.uri])
+    assert run_of(folder) == run_id, "found by its key"
     assert [m.step for m in client.get_metric_history(run_id, "loss")] == list(range(20))
-    assert [m.value for m in client.get_metric_history(run_id, "final")] == [2.0]
-    assert len(client.list_artifacts(run_id, "samples")) == 1
+    assert [m.value for m in client.get_metric_history(run_id, "best/noc90")] == [2.0]
+    assert len(client.list_artifacts(run_id, "pictures")) == 1
     assert "continued.lr" not in client.get_run(run_id).data.tags
 
 
 def test_what_a_running_process_has_is_left_to_it(
-    store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: config.Tracking, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "run")
-    first = start(out)
-    first.close("FAILED", timeout=0.1)
-    monkeypatch.setattr("pipeline.tracking.sender.GATHER_SECONDS", 60)
-    with monkeypatch.context() as patch:
-        patch.setattr(Spool, "orphans", lambda self: [])  # it does not take the first one's lane
-        second = start(out, store.uri)
-        assert second.flush()
-    for _ in range(5):
-        second.tags({"a": "b"})
-    capfd.readouterr()
-    job([out])
-    said = capfd.readouterr().out
-    assert said == f"{out}: 3 records sent to {store.uri}, in use by a running process that still sends 5 itself\n"
-    assert MlflowClient(store.uri).get_run(second.run_id or "").info.status == "RUNNING"
-    assert second.close()
-    assert MlflowClient(store.uri).get_run(second.run_id or "").info.status == "FINISHED"
+    script = f"""
+import sys
+from pipeline.engine import lease
+with lease.held({out!r}, "jobs.train"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == b"held\n"
+        run = start(out, store.uri)
+        trial = start(f"{out}/trials/0001", store.uri)
+        capfd.readouterr()
+        for place in (out, f"{out}/trials/0001"):
+            job([place])
+            said = capfd.readouterr().out
+            assert f"{out} is being written by jobs.train" in said and "It sends what is left itself" in said
+        for one in (run, trial):
+            assert MlflowClient(store.uri).get_run(one.run_id or "").info.status == "RUNNING"
+            assert one.close()
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+    assert MlflowClient(store.uri).get_run(run.run_id or "").info.status == "FINISHED"
+    job([out])  # it has gone
+
+
+def test_the_trials_of_a_sweep_are_sent_with_it(store: config.Tracking, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    assert not start(str(out)).close(timeout=0.1)
+    trial = out / "trials" / "0003"
+    assert not start(str(trial)).close("FAILED", timeout=0.1)
+    (out / "trials" / "0004").mkdir()  # was not tracked yet
+    job([str(out), "--uri", store.uri])
+    found = [MlflowClient(store.uri).get_run(run_of(folder)) for folder in (out, trial)]
+    assert [run.info.status for run in found] == ["FINISHED", "FAILED"]
 
 
 def test_mistakes(store: config.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no tracking spool"):
-        job([str(tmp_path)])
-    with pytest.raises(UserError, match=r"no tracked run in file://.*tracking.json"):
-        job([f"file://{tmp_path}/bucket"])
-    with pytest.raises(UserError, match="--uri needs"):
+    for scheme in ("", "file://"):
+        with pytest.raises(UserError, match=r"no tracked run here: .*tracking.json"):
+            job([f"{scheme}{tmp_path}"])
+    with pytest.raises(UserError, match="OUT"):
         job(["--uri", AWAY])
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "tracking.json").write_text("{}")
     with pytest.raises(UserError, match="does not say which"):
         job([str(tmp_path)])
-    secret, out = "http://me:hunter2@127.0.0.1:9", str(tmp_path / "run")
+    secret, out = "http://me:hunter2@127.0.0.1:9", tmp_path / "run"
     kept(out, secret)
     with pytest.raises(UserError, match=r"--uri http://\*\*\*@127") as told:
-        job([out])
+        job([str(out)])
     assert "hunter2" not in str(told.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
     with pytest.raises(SystemExit):  # tried, and away
-        job([out])
+        job([str(out)])
 
 
 KILLED = """
@@ -145,17 +160,21 @@ from pipeline.config import Tracking
 from pipeline.tracking.run import open_run
 run = open_run(Tracking(uri=sys.argv[1], experiment="unit"), kind="train", name="killed", params={}, out=sys.argv[2])
 run.metrics({"loss": 1.0}, step=1)
-run.close(status=None) if len(sys.argv) > 3 else None
+assert run.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_run_that_was_killed_without_a_word_is_closed(store: config.Tracking, tmp_path: Path) -> None:
-    out = str(tmp_path / "run")
-    subprocess.run([sys.executable, "-c", KILLED, store.uri, out], cwd=ROOT, check=False)
-    job([out])
-    run_id = run_of(store, tmp_path / "run" / "tracking-spool")
-    run = MlflowClient(store.uri).get_run(run_id)
+    out = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", KILLED, store.uri, str(out)], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    job([str(out)])
+    run = MlflowClient(store.uri).get_run(run_of(out))
     assert run.info.status == "KILLED" and run.data.metrics == {"loss": 1.0}
-    job([out])
-    assert MlflowClient(store.uri).get_run(run_id).info.end_time == run.info.end_time, "once"
+    job([str(out)])
+    assert MlflowClient(store.uri).get_run(run_of(out)).info.end_time == run.info.end_time, "once"
+    with lease.held(str(out), "a test"), open_run(store, kind="train", name="x", params={}, out=str(out)) as again:
+        pass
+    assert again.run_id == run.info.run_id
+    assert MlflowClient(store.uri).get_run(run.info.run_id).info.status == "FINISHED"
