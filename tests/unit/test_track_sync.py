@@ -110,6 +110,10 @@ with lease.held({out!r}, "jobs.train"):
         assert other.stdin and other.stdout and other.stdout.readline() == b"held\n"
         run = start(out, store.uri)
         trial = start(f"{out}/trials/0001", store.uri)
+        elsewhere = f"{tmp_path}/trials/run"  # a folder of that name is not a sweep's
+        assert start(elsewhere, store.uri).close()
+        job([elsewhere])
+        assert not list(tmp_path.glob(".writer.json"))
         capfd.readouterr()
         for place in (out, f"{out}/trials/0001"):
             job([place])
