@@ -57,11 +57,12 @@ def sync(place: str, uri: str) -> Iterator[Outcome]:
     """
     if read_identity(place) is None:
         raise UserError(f"There is no tracked run here: it holds no {IDENTITY}.")
+    sweep = place.rpartition(f"/{TRIALS}/")[0]  # whose job writes the folders of its trials
+    writer = sweep if sweep and storage.exists(storage.join(sweep, IDENTITY)) else place
     trials = [trial for trial in storage.list_folders(storage.join(place, TRIALS)) if read_identity(trial)]
     with contextlib.ExitStack() as stack:
         try:
-            # A trial's folder is written by the job of its sweep.
-            stack.enter_context(lease.held(place.partition(f"/{TRIALS}/")[0], "jobs.track_sync"))
+            stack.enter_context(lease.held(writer, "jobs.track_sync"))
         except lease.Busy as busy:
             print(f"{busy} It sends what is left itself.", flush=True)
             return

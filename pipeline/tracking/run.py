@@ -99,6 +99,7 @@ class Run:
         self._identity.status, self._identity.ended = status, now_ms()
         self._note()
         self._sender.ended = True
+        self._thread.notice()
         sent = self._thread.stop(timeout)
         if sent:
             self._note()

@@ -199,65 +199,55 @@ def _reason(error: Exception) -> str:
     return mask_credentials(" ".join(str(error).split()))[:200]
 
 
-class SenderThread:
+class SenderThread(threading.Thread):
     """Runs a `Sender` beside the program, from `start` to `stop`."""
 
     def __init__(self, sender: Sender) -> None:
+        super().__init__(name="tracking", daemon=True)  # a store that hangs must not keep the process from ending
         self._sender = sender
-        self._wake = threading.Condition()
-        self._new = False  # records came since the last look
-        self._asked = self._served = 0  # requests to send at once, and how many of them were served
-        self._clean = False  # the last look left nothing behind
-        self._stopping = False
-        # A daemon: a store that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._serve, name="tracking", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._new = threading.Event()  # there is something to send
+        self._hurry = threading.Event()  # somebody waits for it
+        self._clean = threading.Event()  # nothing is left
+        self.notice()
 
     def notice(self) -> None:
         """There is something new to send."""
-        with self._wake:
-            self._new = True
-            self._wake.notify_all()
+        with self._lock:
+            self._new.set()
+            self._clean.clear()
 
     def flush(self, timeout: float) -> bool:
-        """Try until everything is sent, at most `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while (left := deadline - time.monotonic()) > 0:
-            with self._wake:
-                self._asked += 1
-                mine = self._asked
-                self._wake.notify_all()
-                served = self._wake.wait_for(lambda mine=mine: self._served >= mine, timeout=left)
-                if served and self._clean:
-                    return True
-            time.sleep(min(FLUSH_PAUSE, max(0.0, deadline - time.monotonic())))
-        return False
+        """Try until everything is sent, at most `timeout` seconds. Returns whether it was."""
+        self._hurry.set()
+        clean = self._clean.wait(timeout)
+        self._hurry.clear()
+        return clean
 
     def stop(self, timeout: float) -> bool:
         """Flush, then end the thread. Returns whether everything was sent."""
         clean = self.flush(timeout)
-        with self._wake:
-            self._stopping = self._sender.abandoned = True
-            self._wake.notify_all()
-        self._thread.join(1.0)
+        self._sender.abandoned = True
+        self._hurry.set()
+        self.notice()
+        self.join(1.0)
         return clean
 
-    def _serve(self) -> None:
+    def run(self) -> None:
         delay, pause = 0.0, RETRY_SECONDS[0]
         while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._stopping or self._asked > self._served, timeout=delay)
-                if self._stopping:
-                    return
-                asked, self._new = self._asked, False
-            clean = self._sender.work()
-            with self._wake:
-                self._served, self._clean = asked, clean
-                self._wake.notify_all()
-                if clean:
-                    delay, pause = GATHER_SECONDS, RETRY_SECONDS[0]
-                    self._wake.wait_for(lambda: self._new or self._stopping or self._asked > self._served)
-                else:
-                    delay, pause = pause, min(RETRY_SECONDS[1], 2 * pause)
+            self._new.wait()
+            self._hurry.wait(delay)
+            if self._sender.abandoned:
+                return
+            self._new.clear()
+            if self._sender.work():
+                delay, pause = GATHER_SECONDS, RETRY_SECONDS[0]
+                with self._lock:
+                    if not self._new.is_set():
+                        self._clean.set()
+            else:
+                self._new.set()
+                delay, pause = pause, min(RETRY_SECONDS[1], 2 * pause)
+                if self._hurry.is_set():
+                    time.sleep(FLUSH_PAUSE)

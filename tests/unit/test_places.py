@@ -1,22 +1,27 @@
 """Which run an output belongs to, on any machine.
 
-A file:// URI is a remote output to us, with everything that an object store has but the network.
+A file:// URI is a remote output to us, with everything that an object store has but the network; S3 is there as well.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import config
+from pipeline import config, storage
 from pipeline.errors import UserError
+from pipeline.storage import s3_client
 from pipeline.tracking.contents import read_identity
-from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.run import Run, open_run, replay
+from pipeline.train.run_folder import MetricsFile
+from tests.faulty_s3 import forget_clients
 
 
 def start(store: config.Tracking, out: Path | str, **changes: Any) -> Run:
@@ -80,3 +85,47 @@ def test_what_cannot_be_written_is_one_message(store: config.Tracking, tmp_path:
     (tmp_path / "run" / "tracking.json").write_text("{}")
     with pytest.raises(UserError, match="does not say which run"):
         start(store, tmp_path / "run")
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on an S3 server."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in (
+        ("ACCESS_KEY_ID", "key"),
+        ("SECRET_ACCESS_KEY", "not-to-be-seen"),
+        ("DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    forget_clients()
+    s3_client.connect(3).create_bucket(Bucket="tracked")
+    yield "s3://tracked"
+    forget_clients()
+
+
+def test_an_output_on_s3(store: config.Tracking, bucket: str) -> None:
+    """What was saved while the server was away is there afterwards, and what the continued run logs once more is not
+    there twice."""
+    out = f"{bucket}/runs/first"
+    run = start(config.Tracking(uri="http://127.0.0.1:9", experiment="unit"), out, wait=5)
+    metrics = MetricsFile(out, 0)
+    for step in range(5):
+        run.metrics({"loss": 1.0}, step, metrics.add(step, {"loss": 1.0}))
+    metrics.save()
+    storage.write_bytes(f"{out}/pictures/samples_00000004.png", b"a picture")
+    storage.write_bytes(f"{out}/report.md", b"a report")
+    assert not run.close("KILLED", timeout=0.1)
+    outcome = replay(out, store.uri)
+    assert (outcome.values, outcome.files, outcome.why) == (5, 2, "")
+    with start(store, out) as again:
+        again.metrics({"loss": 1.0}, 4)
+        again.metrics({"loss": 1.0}, 5)
+    client = MlflowClient(store.uri)
+    assert steps(store, again.run_id, "loss") == list(range(6))
+    assert client.get_run(again.run_id or "").info.status == "FINISHED"
+    assert client.get_run(again.run_id or "").data.tags["out"] == out
+    paths = [f.path for folder in ("", "pictures") for f in client.list_artifacts(again.run_id or "", folder)]
+    assert paths == ["pictures", "report.md", "pictures/samples_00000004.png"]

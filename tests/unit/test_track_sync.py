@@ -100,7 +100,7 @@ def test_what_a_running_process_has_is_left_to_it(
     script = f"""
 import sys
 from pipeline.engine import lease
-with lease.held({out!r}, "jobs.train"):
+with lease.held({out!r}, "jobs.train"), lease.held({str(tmp_path)!r}, "jobs.train"):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -110,6 +110,10 @@ with lease.held({out!r}, "jobs.train"):
         assert other.stdin and other.stdout and other.stdout.readline() == b"held\n"
         run = start(out, store.uri)
         trial = start(f"{out}/trials/0001", store.uri)
+        elsewhere = f"{tmp_path}/trials/run"  # a folder of that name is not a sweep's
+        assert start(elsewhere, store.uri).close()
+        job([elsewhere])
+        assert f"{elsewhere}: 0 values and 0 files sent" in capfd.readouterr().out
         capfd.readouterr()
         for place in (out, f"{out}/trials/0001"):
             job([place])
