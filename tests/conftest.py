@@ -37,10 +37,14 @@ os.environ.update(
     MPLBACKEND="Agg",
 )
 
+import hypothesis
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+
+hypothesis.settings.register_profile("tests", deadline=None)  # no test asserts a wall-clock time
+hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
