@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -137,21 +137,26 @@ class OpenRun:
         values: numbers that were sent.
     """
 
-    def __init__(self, uri: str, identity: Identity, reopen: bool = True) -> None:
+    def __init__(
+        self, uri: str, identity: Identity, reopen: bool = True, still: Callable[[], None] = lambda: None
+    ) -> None:
         """Find or create the run.
 
         Args:
             uri: tracking URI (with credentials, if it needs any).
             identity: its run id is set.
             reopen: set a finished run to RUNNING again.
+            still: raises when nobody wants the run any more: an answer that came late must not make it a second time.
         """
         self.client = _client(uri)
         run = self._find(identity, uri)
         self.created = run is None
         if run is None:
             experiment = _experiment(self.client, identity.experiment, uri)
+            still()
             run = self.client.create_run(experiment, identity.began, {KEY_TAG: identity.key}, identity.name)
         elif reopen and run.info.status != "RUNNING":
+            still()
             self.client.update_run(run.info.run_id, status="RUNNING")
         self.run_id: str = run.info.run_id
         identity.run_id = self.run_id

@@ -112,7 +112,7 @@ class Sender:
     def _connected(self) -> OpenRun:
         if self._run is None:
             set_client_environment()
-            run = OpenRun(self._uri, self._identity, reopen=self._live and not self.ended)
+            run = OpenRun(self._uri, self._identity, self._live and not self.ended, self._still_wanted)
             self.tried.set()
             if run.created:
                 self._gap = self._gap or self._last_step >= 0  # made again: what was sent and is not saved yet
@@ -185,9 +185,12 @@ class Sender:
                 what = items[0] if isinstance(items[0], str) else "a record"
                 print(f"tracking: the store refuses {what}, which is left out: {_reason(refusal)}", flush=True)
 
-    def _call(self, request: Callable[[], T]) -> T:
+    def _still_wanted(self) -> None:
         if self.abandoned:
             raise Abandoned
+
+    def _call(self, request: Callable[[], T]) -> T:
+        self._still_wanted()
         try:
             return request()
         except Exception as error:
