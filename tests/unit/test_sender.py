@@ -41,7 +41,7 @@ class SlowRun:
     taken: list[str]
     created, values = True, 0
 
-    def __init__(self, uri: str, identity: Identity, reopen: bool = True) -> None:
+    def __init__(self, uri: str, identity: Identity, reopen: bool, still: Callable[[], None]) -> None:
         time.sleep(SLOW)
 
     def _take(self, what: str) -> None:
