@@ -22,10 +22,8 @@ from pipeline.report.training_report import shown, write_training_report
 from pipeline.tracking.contents import checkpoint_tags
 from pipeline.tracking.run import open_run
 from pipeline.train.mailbox import Event
-from pipeline.train.run_folder import MetricsFile
+from pipeline.train.run_folder import PICTURES, MetricsFile
 from pipeline.train.state import complete_checkpoints, step_of
-
-PICTURES = "pictures"
 
 
 class TrainingLog:
@@ -96,7 +94,7 @@ class TrainingLog:
             "step": step_of(saved[-1]) if saved else 0,
             "steps": self.run.total_steps,
             "data": {name: uri for name, uri in data.items() if uri},
-            "options": config_io.flatten(config_io.from_dict(config.TrainConfig, config_io.masked(self.run))),
+            "options": config_io.flat_masked(self.run),
             "checkpoints": [step_of(uri) for uri in saved],
             "best": read_state(saved[-1])["best"] if saved else None,
             "command": environment["command"],
@@ -115,8 +113,8 @@ class TrainingLog:
         if event.kind == "metrics" and event.payload:
             told = self.metrics.add(event.step, event.payload)
             self.tracked.metrics(event.payload, event.step, told)
-            shown = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
-            note = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
+            main = {k: v for k, v in event.payload.items() if k in ("train/loss", "val/noc90", "val/iou5")}
+            note = "  ".join(f"{k} {v:.4f}" for k, v in main.items())
             self.progress.update(event.step - self.progress.done, note)
         elif event.kind == "phase":
             print(f"training: {event.payload} ({duration(time.monotonic() - self.progress.start)})", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.report.environment import describe_environment
 from pipeline.report.sweep_history import indistinct
 from pipeline.report.sweep_report import describe_setting, write_sweep_report
+from pipeline.storage.json_files import write_json
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.store_uri import resolve_tracking
 from pipeline.tune import icl_folder
@@ -61,7 +61,7 @@ class SweepLog:
             UserError: no trial came to its end.
         """
         summary = {**summary, "mlflow_run": self.run.run_id}
-        storage.write_bytes(storage.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
+        write_json(storage.join(self.out, "summary.json"), summary)
         write_settings(self.out, summary, trials, space, objectives)
         write_sweep_report(self.out, summary)
         if summary["best"] is None:

@@ -23,6 +23,11 @@ def masked(config: Any) -> dict[str, Any]:
     return mask_all(to_dict(config))
 
 
+def flat_masked(config: Any) -> dict[str, Any]:
+    """`flatten` of what `masked` writes, as who reads the file back sees it."""
+    return flatten(from_dict(type(config), masked(config)))
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """A config as {dotted name: value}; the names are those of the command line."""
     flat: dict[str, Any] = {}

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.evaluate.setting import Setting
-from pipeline.train.run_folder import CONFIG, METRICS
+from pipeline.storage.json_files import read_json, write_json
+from pipeline.train.run_folder import CONFIG, METRICS, PICTURES
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune.icl_folder import ENDED, RUN
 
 IDENTITY, SUMMARY = "tracking.json", "summary.json"
 FILES = (CONFIG, SUMMARY, "best.json", "report.md", "report.html")
-PICTURES = "pictures/"  # its files are written once; all others may be written again
-FOLDERS = (PICTURES, "report-figures/")
+WRITTEN_ONCE = f"{PICTURES}/"  # all other files may be written again
+FOLDERS = (WRITTEN_ONCE, "report-figures/")
 
 
 class Values(NamedTuple):
@@ -74,14 +75,14 @@ def read_identity(out: str) -> Identity | None:
     if not storage.exists(uri):
         return None
     try:
-        content = json.loads(storage.read_bytes(uri))
+        content = read_json(uri)
         return Identity(**{f.name: content[f.name] for f in fields(Identity) if f.name in content})
     except (ValueError, TypeError) as error:
         raise UserError(f"{uri} does not say which run this output belongs to: {error}.") from error
 
 
 def write_identity(out: str, identity: Identity) -> None:
-    storage.write_bytes(storage.join(out, IDENTITY), json.dumps(asdict(identity), indent=1).encode())
+    write_json(storage.join(out, IDENTITY), asdict(identity))
 
 
 def curves(out: str, began: int) -> Iterator[Values]:
@@ -137,7 +138,7 @@ def files(out: str) -> list[str]:
 
 def is_written_once(name: str) -> bool:
     """Whether a file of `files` never changes."""
-    return PICTURES in name
+    return WRITTEN_ONCE in name
 
 
 def _inner(out: str) -> str:
@@ -146,7 +147,7 @@ def _inner(out: str) -> str:
 
 
 def _read(uri: str) -> dict[str, Any]:
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else {}
+    return read_json(uri) if storage.exists(uri) else {}
 
 
 def _figures(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
 from pipeline.storage.json_files import write_json
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, METRICS, PICTURES = "config.json", "metrics.jsonl", "pictures"
 
 # What may change between two starts of one run: where it runs, how often it looks up, when it ends.
 FREE = (
@@ -73,7 +73,7 @@ def open_folder(run: config.TrainConfig, inputs: Mapping[str, Marks] | None = No
             before = config_io.flatten(config_io.from_dict(config.TrainConfig, load_json(storage.read_bytes(uri))))
         except ValueError as error:
             raise UserError(f"{uri} is not the config of a training run: {error}. Choose another --out.") from error
-        now = config_io.flatten(config_io.from_dict(config.TrainConfig, config_io.masked(run)))  # as it was written
+        now = config_io.flat_masked(run)
         changed = [n for n in now if before[n] != now[n] and not n.startswith(FREE)]
         if changed:
             lines = "; ".join(f"{n} was {before[n]!r}, now {now[n]!r}" for n in changed)

@@ -150,7 +150,7 @@ def identity(sweep: CheckedIcl) -> dict[str, Any]:
     Not in it: the number of trials and the budget, which may be raised later, and where the work runs.
     """
     request = sweep.request
-    flat = config_io.flatten(config_io.from_dict(TrainConfig, config_io.masked(sweep.run)))
+    flat = config_io.flat_masked(sweep.run)
     lasting = {"train.steps", "train.epochs", "train.val_every", "train.val_objects", "data.train", "data.val"}
     config = {n: v for n, v in flat.items() if n in lasting or not n.startswith(FREE)}
     return {

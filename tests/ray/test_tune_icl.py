@@ -18,8 +18,10 @@ from mlflow.tracking import MlflowClient
 from jobs import train
 from jobs import tune as command
 from jobs.tune_icl import request_of
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
+from pipeline.tune import icl_folder
 from pipeline.tune.icl_request import check
 from pipeline.tune.icl_sweep import IclSweep
 from tests.made import rows_of_blobs, write_dataset
@@ -144,6 +146,12 @@ def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, 
     assert more.wants_more
     begun = more.next()
     assert begun is not None and begun[0] == 0, "the unfinished trial comes first"
+    metrics = "".join(json.dumps({"step": step, "val/iou3": step / 10}) + "\n" for step in (3, 6, 9))
+    storage.write_bytes(f"{icl_folder.run_uri(str(tmp_path / 'out'), 0)}/metrics.jsonl", metrics.encode())
+    for ends, state in (({"step": 3}, "stopped"), ({"step": 9, "ended": True}, "done")):
+        found = more._ended(0, ends, "")
+        assert found is not None and found.state == state, "its training went on while the scheduler decided"
+        assert found.metrics == {"iou3": ends["step"] / 10} and found.history[-1]["step"] == ends["step"]
     # No machine with a GPU is needed for counting; a command that asks for one is refused without.
     more.checked = replace(more.checked, request=replace(more.checked.request, gpu_hours=5.0))
     assert not more.over_budget
