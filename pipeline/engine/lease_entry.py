@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from pipeline.engine.machine import started_at
+from pipeline.engine.processes import started_at
 
 DEAD_SECONDS = 60.0  # without another beat, after which a writer that cannot be seen counts as dead
 LOOK_SECONDS = 2.0

@@ -86,15 +86,6 @@ def _read(path: Path) -> str:
         return ""
 
 
-def started_at(pid: int) -> int:
-    """When a process of this machine was started, in clock ticks since boot; 0 when nothing tells."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(text.rpartition(")")[2].split()[19])
-
-
 def store_bytes() -> int:
     """Size of the engine's object store that fits the memory."""
     return max(LEAST_STORE, min(STORE_BYTES, int(STORE_SHARE * usable_memory())))

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from pipeline.engine import processes
+
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,6 +23,7 @@ LOOK_SECONDS = 0.2  # between two looks of the main thread, which alone hears si
 
 _calls: list[Callable[[], None]] = []
 _heard: list[int] = []
+_engine: dict[tuple[int, int], None] = {}  # processes below this one, as `processes.descendants` gives them
 
 
 def listen() -> None:
@@ -41,15 +44,28 @@ def heard() -> bool:
     return bool(_heard)
 
 
+def note_engine() -> None:
+    """Remember the processes below this one: as soon as one of them ends, its children are nobody's."""
+    _engine.update(dict.fromkeys(processes.descendants(os.getpid())))
+
+
+def kill_engine() -> None:
+    """End what is left of them: one that has just been started would look for the others for a minute."""
+    for process in _engine:
+        processes.kill(*process)
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
         if number in _heard:  # the kernel and the shell both tell of one closed terminal
             return
     _heard.append(number)
+    note_engine()
     if len(_heard) > 1:
         _say("stopped at once")
-        os._exit(code())  # the engine's processes end with the one that started them
+        kill_engine()
+        os._exit(code())
     if _calls:
         _say("stopping: saving what is done (a second signal stops at once)")
         _calls.pop()()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -24,7 +23,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.engine.machine import started_at
+from pipeline.engine.processes import kill, started_at
 
 BEAT_SECONDS = 5.0  # between two signs of a process, and between two looks at them
 QUIET_SECONDS = 30.0  # with the same thing being done, after which it is told what that is
@@ -262,15 +261,4 @@ def end(hung: Hung, say: Callable[[str], None]) -> bool:
         return False
     if killed:
         say(f"{hung.text}. It was killed, and is started again.")
-    return True
-
-
-def kill(pid: int, started: int) -> bool:
-    """SIGKILL to a process of this machine; whether it was there."""
-    if started_at(pid) != started:
-        return False
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
     return True

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.machine import started_at
+from pipeline.engine.processes import descendants, started_at
 from pipeline.model.checkpoints import find_checkpoint
 from pipeline.train.state import step_of
-from tests.faults.local_cluster import processes_below
+from tests.faults.local_cluster import until
 from tests.made import rows_of_blobs, write_checkpoint, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -99,9 +99,21 @@ def test_ctrl_c_in_training_saves_and_the_same_command_continues(data: str, tmp_
     assert left_of(processes) == set()
 
 
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_twice_at_once_while_the_engine_starts_leaves_nothing(data: str, tmp_path: Path, seconds: float) -> None:
+    job = Terminal("jobs.train", "tiny", "--data.train", data, "--out", str(tmp_path / "run"), *SMALL)
+    job.read(lambda said: "data: " in said)
+    time.sleep(seconds)  # the engine's agents look a minute for the engine when it ends before they have begun
+    processes: set[tuple[int, int]] = set()
+    until(lambda: processes.update(family(job.pid)) or len(processes) > 2, "the engine")
+    job.press(CTRL_C + CTRL_C)
+    assert job.end() == 130, job.said
+    assert left_of(processes) == set()
+
+
 def family(pid: int) -> set[tuple[int, int]]:
     """All processes that descend from one, the engine's too: number, and when it was started."""
-    found = {(child, started_at(child)) for child in processes_below({pid}, "") if child != pid}
+    found = set(descendants(pid))
     assert found, "a job has processes of the engine"
     return found
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.engine import watch
-from pipeline.engine.machine import started_at
-from pipeline.engine.watch import BEAT_SECONDS, IDLE, Sign, Signs, kill
+from pipeline.engine.processes import kill, started_at
+from pipeline.engine.watch import BEAT_SECONDS, IDLE, Sign, Signs
 
 SILENT, STILL = 60.0, 600.0
 RANK = Sign("rank 0", "training", "computing step 1", False, 1, 1, "node", "host", 10, 1)
