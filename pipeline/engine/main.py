@@ -49,7 +49,8 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 141
     with stop.stoppable(lambda: None):  # what is done is done: one signal does not change how it ended
-        stop.note_engine()
+        if stop.heard():
+            stop.note_engine()
         if ray.is_initialized():
             ray.shutdown()
         stop.kill_engine()  # a signal may have come in the middle of its start
