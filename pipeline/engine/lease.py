@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline import storage
+from pipeline.engine import stop
 from pipeline.engine.lease_entry import Entry, encode, entry_of, parse, watch
 from pipeline.errors import Unavailable, UserError
 from pipeline.storage import local_files
@@ -109,7 +110,7 @@ def lost(out: str) -> None:
     """End this process at once: what it would write now would be mixed with another's."""
     print(f"error: {out} was taken over by another writer, as this one had been silent for too long", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(1)
+    stop.exit_at_once(1)
 
 
 class _Local(_Beating):

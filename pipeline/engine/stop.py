@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pipeline.engine import processes
 
@@ -55,17 +55,23 @@ def kill_engine() -> None:
         processes.kill(*process)
 
 
+def exit_at_once(status: int) -> NoReturn:
+    """End this process and those below it, and save nothing."""
+    note_engine()
+    kill_engine()
+    os._exit(status)
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
         if number in _heard:  # the kernel and the shell both tell of one closed terminal
             return
     _heard.append(number)
-    note_engine()
     if len(_heard) > 1:
         _say("stopped at once")
-        kill_engine()
-        os._exit(code())
+        exit_at_once(code())
+    note_engine()
     if _calls:
         _say("stopping: saving what is done (a second signal stops at once)")
         _calls.pop()()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.engine.processes import descendants
 from pipeline.model.checkpoints import STATE, read_state
 from pipeline.train.state import checkpoint_uri, step_of
 
@@ -137,20 +138,14 @@ class Local:
 
 
 def processes_below(roots: set[int], title: str) -> list[int]:
-    """Processes with `title` in their command line that descend from one of `roots`."""
-    parents, found = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
+    """Processes with `title` in their command line that are one of `roots` or descend from one."""
+    family = roots | {pid for root in roots for pid, _ in descendants(root)}
+    found = []
+    for pid in sorted(family):
         with contextlib.suppress(OSError):  # ended meanwhile
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if title in (folder / "cmdline").read_text():
-                found.append(int(folder.name))
-
-    def ours(pid: int) -> bool:
-        while pid in parents and pid not in roots:
-            pid = parents[pid]
-        return pid in roots
-
-    return [pid for pid in found if ours(pid)]
+            if title in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
 
 
 def until(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine import stop
+from pipeline.engine.processes import kill, started_at
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = """
@@ -55,6 +56,39 @@ def job(args):
         raise SystemExit(1)  # as Ray does in `ray.get` and `ray.wait`
 main(job)
 """
+
+FAMILY = """
+import subprocess
+def child(*command):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **streams)
+middle = child("sh", "-c", "sleep 100 & echo $!; wait")
+print(middle.pid, middle.stdout.readline(), end="", flush=True)
+with stop.stoppable(lambda: print(child("sleep", "100").pid, flush=True)):
+    time.sleep(60)
+    time.sleep(60)
+"""
+
+
+def status_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def parent_of(pid: int) -> int:
+    return int(status_of(pid)[1])
+
+
+def ended(pid: int, seconds: float = 10) -> bool:
+    """Whether nothing is left of a process, soon after its end, but its exit code."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if status_of(pid)[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.fixture
@@ -111,6 +145,25 @@ def test_the_second_signal_ends_at_once(start: list[subprocess.Popen[str]]) -> N
     assert process.stdout is not None and process.stdout.readline() == "asked\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 130  # that of the first one
+
+
+def test_the_second_signal_leaves_nobody_below(start: list[subprocess.Popen[str]]) -> None:
+    process = begin(start, FAMILY)
+    assert process.stdout is not None
+    middle, orphan = map(int, process.stdout.readline().split())
+    process.send_signal(signal.SIGINT)
+    late = int(process.stdout.readline())  # started after the first signal
+    below = [(pid, started_at(pid)) for pid in (orphan, late)]
+    try:
+        os.kill(middle, signal.SIGKILL)
+        while parent_of(orphan) == middle:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 130
+        assert [pid for pid, started in below if started_at(pid) == started and not ended(pid)] == []
+    finally:
+        for pid, started in below:
+            kill(pid, started)
 
 
 def test_work_in_another_thread_hears_of_it(start: list[subprocess.Popen[str]]) -> None:
