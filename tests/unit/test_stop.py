@@ -63,8 +63,8 @@ def child(*command):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     return subprocess.Popen(command, start_new_session=True, **streams)
 middle = child("sh", "-c", "sleep 100 & echo $!; wait")
-print(middle.pid, middle.stdout.readline(), end="", flush=True)
 with stop.stoppable(lambda: print(child("sleep", "100").pid, flush=True)):
+    print(middle.pid, middle.stdout.readline(), end="", flush=True)
     time.sleep(60)
     time.sleep(60)
 """
