@@ -7,26 +7,29 @@ It takes some minutes without a GPU. The same command again continues what was s
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
+from dataclasses import dataclass
+from typing import Annotated
 
-from jobs import evaluate, prepare, train
-from jobs.prepare import Parser
+from tyro.conf import Positional
+
+from jobs import evaluate, flags, prepare, train
 from pipeline import storage
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.engine.main import main
 from pipeline.engine.progress import duration
 from pipeline.storage.json_files import read_json
 
-OUT = "runs/demo"
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    out: Positional[Annotated[str, flags.described("[OUT]", "Folder for all of it")]] = "runs/demo"
 
 
 def job(args: list[str]) -> None:
-    parser = Parser(prog="jobs.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", metavar="OUT", nargs="?", default=OUT, help=f"folder for all of it (default: {OUT})")
-    out = storage.absolute(parser.parse_args(args).out)
+    out = storage.absolute(flags.parse(Args, args, prog="jobs.demo", about=__doc__).out)
     begin = time.monotonic()
     raw = storage.join(out, "raw")
     say(1, "drawing raw files in the COCO + LVIS layout", raw)

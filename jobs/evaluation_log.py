@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pipeline import config, storage
+from pipeline import storage
 from pipeline.evaluate.job import Evaluation
-from pipeline.evaluate.request import Checked, options
+from pipeline.evaluate.request import CheckedEvaluation, options
 from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.views import view
 from pipeline.report.compare import Earlier, differences
@@ -55,7 +55,7 @@ def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
 
 
 @contextlib.contextmanager
-def tracked(checked: Checked, tracking: config.Tracking) -> Iterator[EvaluationLog]:
+def tracked(checked: CheckedEvaluation) -> Iterator[EvaluationLog]:
     """An evaluation's MLflow run; the same output folder continues the same run."""
     info, out = checked.checkpoint, checked.out
     tags = {"checkpoint": info.uri, "checkpoint_sha256": info.sha256}
@@ -63,12 +63,12 @@ def tracked(checked: Checked, tracking: config.Tracking) -> Iterator[EvaluationL
         tags["training_run"] = info.mlflow_run
     if info.config:
         tags["recipe"] = info.config.recipe
-    steps, data = list(checked.request.steps), [source.name for source in checked.sources]
+    steps, data = list(checked.config.cfr_steps), [source.name for source in checked.sources]
     with open_run(
-        resolve_tracking(tracking, fallback_root=out.rsplit("/", 1)[0]),
+        resolve_tracking(checked.config.tracking, fallback_root=out.rsplit("/", 1)[0]),
         kind="evaluate",
-        name=f"evaluate {out.rsplit('/', 1)[-1]}",
-        params={**options(checked.request), "cfr.steps": steps, "data": data},
+        name=checked.config.tracking.name or f"evaluate {out.rsplit('/', 1)[-1]}",
+        params={**options(checked.config), "cfr.steps": steps, "data": data},
         tags=tags,
         out=out,
     ) as run:

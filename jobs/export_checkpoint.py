@@ -8,13 +8,15 @@ pass uses (class token, classifier, up-convolutions): an imported checkpoint giv
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from tyro.conf import Positional
 
-from jobs.prepare import Parser
+from jobs import flags
 from pipeline import storage
 from pipeline.engine.main import main
 from pipeline.errors import UserError
@@ -22,13 +24,14 @@ from pipeline.model.checkpoints import load_model, read_unused
 from pipeline.model.published import to_published
 
 
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    source: Positional[Annotated[str, flags.described("IN", "Run or checkpoint folder (local path or URI)")]]
+    out: Positional[Annotated[str, flags.described("OUT.pth", "New file (or URI)")]]
+
+
 def job(args: list[str]) -> None:
-    parser = Parser(
-        prog="jobs.export_checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="IN", help="run or checkpoint folder (local path or URI)")
-    parser.add_argument("out", metavar="OUT.pth", help="new file (or URI)")
-    options = parser.parse_args(args)
+    options = flags.parse(Args, args, prog="jobs.export_checkpoint", about=__doc__)
     source, out = storage.absolute(options.source), storage.absolute(options.out)
     if storage.exists(out):
         raise UserError(f"{out} exists already. Choose a new file name.")

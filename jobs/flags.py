@@ -1,12 +1,101 @@
-"""What the jobs need to know of their command line before it is parsed."""
+"""A command line becomes a config: the short forms of options, options given twice, and the file of --config."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast, get_type_hints
 
-from pipeline.errors import UserError
+import tyro
+
+from pipeline.errors import UserError, did_you_mean
+
+C = TypeVar("C")
 
 CONFIG = "--config"
+SHORT = {
+    "tracking": "tracking.enabled",
+    "tracking_uri": "tracking.uri",
+    "experiment": "tracking.experiment",
+}
+"""Short forms of every job's options; --no-NAME is the short form of --GROUP.no-LAST."""
+
+
+def parse(
+    kind: type[C],
+    words: Sequence[str],
+    *,
+    prog: str,
+    about: str | None,
+    default: C | None = None,
+    short: Mapping[str, str] | None = None,
+    joining: Sequence[str] = (),
+) -> C:
+    """The config that a command line describes.
+
+    Args:
+        kind: class of options.
+        default: values of what is not given; `tyro.MISSING` for what must be.
+        short: short forms of this job's options besides `SHORT`.
+        joining: options whose values add up when they are given twice.
+
+    Raises:
+        SystemExit: help was asked for (0), or the words are no such command line (2).
+        UserError: an option that does not exist, or a value that the class refuses.
+    """
+    short = {**SHORT, **(short or {})}
+    words = spelled(words, short)
+    known = names_of(kind)
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and len(name) > 2 and name not in (*known, "--help"):
+            near = did_you_mean(name, [*known, *(f"--{plain.replace('_', '-')}" for plain in short)])
+            raise UserError(f"There is no option {name}.{near} {prog} --help lists them.")
+    for option in joining:
+        words = joined(words, option)
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=prog, description=about, args=words, **extra)
+
+
+def described(metavar: str, text: str) -> Any:
+    """Gives (`Annotated`) a field what stands for its value ("": its type), and a help text."""
+    return tyro.conf.arg(metavar=metavar or None, help=text)
+
+
+def names_of(kind: type, prefix: str = "") -> list[str]:
+    """All options of a class, as they are written: --out, --cfr.flip, --cfr.no-flip."""
+    found = []
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        name = field.name.replace("_", "-")
+        if is_dataclass(hint := hints[field.name]):
+            found += names_of(cast(type, hint), f"{prefix}{name}.")
+        else:
+            found += [f"--{prefix}{name}", *([f"--{prefix}no-{name}"] if hint is bool else [])]
+    return found
+
+
+def short_forms(**groups: type) -> dict[str, str]:
+    """Short forms of all options of some groups: their last part alone."""
+    return {f.name: f"{group}.{f.name}" for group, kind in groups.items() for f in fields(kind)}
+
+
+def spelled(words: Sequence[str], short: Mapping[str, str]) -> list[str]:
+    """The command line with every option's dotted name in the place of its short form, `-` for `_`."""
+    found = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            plain = name.removeprefix("no_")
+            if name in short:
+                name = short[name]
+            elif plain in short:
+                group, _, last = short[plain].rpartition(".")
+                name = f"{group}.no_{last}"
+            word = f"--{name.replace('_', '-')}{equals}{value}"
+        found.append(word)
+    return found
 
 
 def config_flag(args: Sequence[str]) -> str | None:

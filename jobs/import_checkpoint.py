@@ -8,9 +8,12 @@ named (cocolvis_icl_vit_huge): the claims table knows published models by their 
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from typing import Annotated
 
-from jobs.prepare import Parser
+from tyro.conf import Positional
+
+from jobs import flags
 from pipeline import storage
 from pipeline.engine import lease
 from pipeline.engine.main import main
@@ -35,13 +38,14 @@ def describe(published: Published, sha256: str) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    source: Positional[Annotated[str, flags.described("IN.pth", "The .pth file (local path or URI)")]]
+    out: Positional[Annotated[str, flags.described("OUT", "New folder (or URI) for the checkpoint")]]
+
+
 def job(args: list[str]) -> None:
-    parser = Parser(
-        prog="jobs.import_checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="IN", help="the .pth file (local path or URI)")
-    parser.add_argument("out", metavar="OUT", help="new folder (or URI) for the checkpoint")
-    options = parser.parse_args(args)
+    options = flags.parse(Args, args, prog="jobs.import_checkpoint", about=__doc__)
     source, out = storage.absolute(options.source), storage.absolute(options.out)
     if not storage.exists(source) or storage.is_folder(source):
         raise UserError(f"There is no file {source}.")

@@ -7,9 +7,13 @@ The same command again continues an interrupted conversion.
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
+from typing import Annotated
 
+from tyro.conf import Positional
+
+from jobs import flags
 from pipeline import storage
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers import open_reader
@@ -22,44 +26,31 @@ from pipeline.engine.main import main
 from pipeline.engine.progress import duration
 from pipeline.errors import UserError
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UserErrors: one message, exit code 2."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message}\n{self.format_usage().strip()}")
+OF_MASKS = "; ".join(f"{name}: {text}" for name, text in RULES.items())
+OF_CROWDS, OF_EXIFS = " or ".join(CROWDS), ", ".join(EXIFS)
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="jobs.prepare",
-        description=__doc__,
-        epilog="\n".join(
-            ["what lies in the root of each SOURCE:", *(f"  {n:<15} {text}" for n, text in LOOKS.items())]
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    source: Positional[Annotated[str, flags.described("SOURCE", "The layout of the raw data; see above")]]
+    root: str  # Folder (or URI) of the raw data, in the source's own layout
+    out: str  # Folder (or URI) for the shards; new, or of the same command
+    split: str = ""  # train or val, for a source that has them; not given: train, of voc val
+    scores: str = ""  # Of sbd's train split: table (row index, name, score) for weights
+    masks: Annotated[str, flags.described("", f"Of folder: what masks mean (else by their values). {OF_MASKS}")] = ""
+    annotations: str = ""  # Of coco-instances: the annotation file, below the root or not
+    crowd: Annotated[str, flags.described("", f"Of coco-instances: what crowd marks mean: {OF_CROWDS}")] = ""
+    exif: Annotated[str, flags.described("", f"Of coco-instances: pixels of turned photographs' masks: {OF_EXIFS}")] = (
+        ""
     )
-    parser.add_argument("source", metavar="SOURCE", help="the layout of the raw data; see below")
-    parser.add_argument("--root", required=True, help="folder (or URI) of the raw data, in the source's own layout")
-    parser.add_argument(
-        "--split", default="", help="train or val, for a source that has them (default: train, of voc val)"
-    )
-    parser.add_argument("--scores", default="", help="of sbd's train split: table (row index, name, score) for weights")
-    rules = "; ".join(f"{name}: {text}" for name, text in RULES.items())
-    parser.add_argument("--masks", default="", help=f"of folder: what masks mean (default: by their values). {rules}")
-    parser.add_argument(
-        "--annotations", default="", help="of coco-instances: the annotation file, below the root or not"
-    )
-    parser.add_argument("--crowd", default="", help=f"of coco-instances: what crowd marks mean: {' or '.join(CROWDS)}")
-    parser.add_argument(
-        "--exif",
-        default="",
-        help=f"of coco-instances: pixels the masks of turned photographs lie on: {', '.join(EXIFS)}",
-    )
-    parser.add_argument("--out", required=True, help="folder (or URI) for the shards; new, or of the same command")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="share of bad images that is still fine")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the rows (and of synthetic pictures)")
-    return parser.parse_args(args)
+    max_bad_fraction: float = 0.01  # Share of bad images that is still fine
+    seed: int = 0  # Of the order of the rows (and of synthetic pictures)
+
+
+def parse(args: list[str]) -> Args:
+    layouts = "\n".join(f"  {name:<15} {text}" for name, text in LOOKS.items())
+    about = f"{__doc__}\nWhat lies in the root of each SOURCE:\n\n{layouts}"
+    return flags.parse(Args, args, prog="jobs.prepare", about=about)
 
 
 def job(args: list[str]) -> None:

@@ -9,12 +9,15 @@ again. A folder that a running job writes to is left to it. Exit code 0: nothing
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
-from jobs.prepare import Parser
+from tyro.conf import Positional
+
+from jobs import flags
 from pipeline import storage
 from pipeline.engine import lease
 from pipeline.engine.main import main
@@ -25,18 +28,24 @@ from pipeline.tracking.run import Outcome, replay
 from pipeline.tune.icl_folder import TRIALS
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="jobs.track_sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("places", metavar="OUT", nargs="+", help="output folder or URI of a job")
-    parser.add_argument("--uri", default="", help="tracking URI, where it has moved or needs credentials")
-    return parser.parse_args(args)
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    outs: Positional[Annotated[tuple[str, ...], flags.described("OUT [OUT ...]", "Output folders or URIs of jobs")]]
+    uri: str = ""  # Tracking URI, where it has moved or needs credentials
+
+
+def parse(args: list[str]) -> Args:
+    options = flags.parse(Args, args, prog="jobs.track_sync", about=__doc__)
+    if not options.outs:
+        raise UserError("Name the output folders whose runs are to be sent: python -m jobs.track_sync OUT [OUT ...]")
+    return options
 
 
 def job(args: list[str]) -> None:
     options = parse(args)
     outcomes: list[Outcome] = []
     mistakes = []
-    for place in dict.fromkeys(storage.absolute(place) for place in options.places):
+    for place in dict.fromkeys(storage.absolute(place) for place in options.outs):
         try:
             outcomes += sync(place, options.uri)
         except UserError as mistake:

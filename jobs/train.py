@@ -12,7 +12,7 @@ import json
 import sys
 from functools import partial
 
-from jobs.flags import config_flag, without_config
+from jobs import flags
 from jobs.recipes import RECIPES, STARTS
 from jobs.training_log import TrainingLog
 from pipeline import config, storage
@@ -33,6 +33,8 @@ from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune.setting_file import read_setting
 
+SHORT = {"device": "train.device"}
+
 
 def recipe_and_start(args: list[str], doc: str) -> tuple[str, config.TrainConfig, list[str]]:
     """The recipe that a command line names, its config with the setting of --config, and the other words.
@@ -47,7 +49,7 @@ def recipe_and_start(args: list[str], doc: str) -> tuple[str, config.TrainConfig
     if args[0] not in RECIPES:
         raise UserError(f"There is no recipe {args[0]!r}.{did_you_mean(args[0], RECIPES)} Recipes: {known}.")
     start = RECIPES[args[0]]()
-    file, words = config_flag(args[1:]), without_config(args[1:])
+    file, words = flags.config_flag(args[1:]), flags.without_config(args[1:])
     if file is not None:
         setting = read_setting(storage.absolute(file), "icl", config_io.flatten(start))
         start = config_io.replace(start, **setting)
@@ -75,12 +77,8 @@ def completed(run: config.TrainConfig, recipe: str) -> config.TrainConfig:
 def parse(args: list[str]) -> config.TrainConfig:
     """A recipe's config, over it the setting of --config, over that the command line; paths made absolute."""
     recipe, start, words = recipe_and_start(args, __doc__ or "")
-    import tyro
-
     about = RECIPES[recipe].__doc__
-    run: config.TrainConfig = tyro.cli(
-        config.TrainConfig, prog=f"jobs.train {recipe}", description=about, default=start, args=words
-    )
+    run = flags.parse(config.TrainConfig, words, prog=f"jobs.train {recipe}", about=about, default=start, short=SHORT)
     return completed(run, recipe)
 
 

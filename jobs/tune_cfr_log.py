@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.tune_log import SweepLog, about_sweep, print_best, tracked
-from pipeline import config
 from pipeline.evaluate.results import passes
 from pipeline.tune.cfr_request import CheckedSweep, identity
 from pipeline.tune.cfr_sweep import Sweep, by_object, rows_of
@@ -43,7 +42,7 @@ class CfrLog:
 
 def _summary(sweep: Sweep) -> dict[str, Any]:
     checked = sweep.checked
-    rules = checked.evaluation.request.rules
+    rules = checked.config.eval
     quality, _ = split(checked.objectives)
 
     def difference(a: Trial, b: Trial) -> tuple[float, float, float]:
@@ -61,26 +60,26 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
 def _about(sweep: Sweep) -> dict[str, Any]:
     checked = sweep.checked
     return {
-        "checkpoint": checked.evaluation.checkpoint.to_dict(),
+        "checkpoint": checked.checkpoint.to_dict(),
         "options": {name: value for name, value in identity(checked).items() if name not in ("checkpoint", "space")},
         "data": {data.name: {"objects": data.objects, "images": data.images} for data in sweep.datasets},
-        "wanted": checked.request.trials,
+        "wanted": checked.config.trials,
         "exhausted": sweep.exhausted,
     }
 
 
 @contextlib.contextmanager
-def tracked_cfr(checked: CheckedSweep, tracking: config.Tracking) -> Iterator[CfrLog]:
+def tracked_cfr(checked: CheckedSweep) -> Iterator[CfrLog]:
     """The sweep's MLflow run; the same output folder continues the same run."""
-    info, request = checked.evaluation.checkpoint, checked.request
+    info, config = checked.checkpoint, checked.config
     tags = {"checkpoint": info.uri, "checkpoint_sha256": info.sha256, "sweep": "cfr"}
     if info.mlflow_run:
         tags["training_run"] = info.mlflow_run
     params = {f"space.{name}": text for name, text in checked.space.to_dict().items()}
-    params |= {"search": request.search, "objectives": list(request.objectives), "trials": request.trials}
-    params |= {"seed": request.seed, "generation": checked.generation}
-    params["data"] = [source.name for source in checked.evaluation.sources]
-    with tracked(checked.out, tracking, params, tags) as log:
+    params |= {"search": config.search, "objectives": list(config.objectives), "trials": config.trials}
+    params |= {"seed": config.search_seed, "generation": checked.generation}
+    params["data"] = [source.name for source in checked.sources]
+    with tracked(checked.out, config.tracking, params, tags) as log:
         yield CfrLog(checked, log)
 
 

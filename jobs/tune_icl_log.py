@@ -47,7 +47,7 @@ class IclLog:
             "steps": checked.run.total_steps,
             "options": options,
             "data": checked.objects,
-            "wanted": checked.request.trials,
+            "wanted": checked.config.trials,
             "exhausted": sweep.exhausted,
             "hours": sweep.spent[0] / 3600,
             "gpu_hours": sweep.spent[1] / 3600,
@@ -73,10 +73,10 @@ def _training_log(
 @contextlib.contextmanager
 def tracked_icl(checked: CheckedIcl) -> Iterator[IclLog]:
     """The sweep's MLflow run; the same output folder continues the same run."""
-    request = checked.request
+    asked = checked.config
     params = {f"space.{name}": text for name, text in checked.space.to_dict().items()}
-    params |= {"search": request.search, "objectives": list(request.objectives), "trials": request.trials}
-    params |= {"search_seed": request.seed, "grace": checked.grace, "reduction": request.reduction}
+    params |= {"search": asked.search, "objectives": list(asked.objectives), "trials": asked.trials}
+    params |= {"search_seed": asked.search_seed, "grace": checked.grace, "reduction": asked.reduction}
     params |= {n: v for n, v in config_io.flatten(checked.run).items() if n not in checked.space.searched}
     tags = {"recipe": checked.run.recipe, "sweep": "icl"}
     with tracked(checked.out, checked.run.tracking, params, tags) as log:

@@ -84,7 +84,7 @@ def tracked(
 ) -> Iterator[SweepLog]:
     """A sweep's MLflow run; the same output folder continues the same run."""
     resolved = resolve_tracking(tracking, fallback_root=out.rsplit("/", 1)[0])
-    name = f"sweep {out.rsplit('/', 1)[-1]}"
+    name = tracking.name or f"sweep {out.rsplit('/', 1)[-1]}"
     with open_run(resolved, kind="tune", name=name, params=params, tags=tags, out=out) as run:
         yield SweepLog(out, resolved, run)
 

@@ -223,7 +223,7 @@ class Cfr:
     clicks: int = 1  # Only the first so many clicks are refined (published default 1)
     adaptive: bool = False
     """A-CFR: stop refining when at most `adaptive_pixels` pixels of the binary mask changed."""
-    adaptive_pixels: int = 20
+    adaptive_pixels: int = 20  # Most changed pixels that end the refinement of A-CFR
     threshold: float = 0.49  # Probability above which a pixel belongs to the mask
     crop: int = 448  # Side of the network's input, pixels (DAVIS: 672)
     flip: bool = True  # Average the logits with those of the mirrored input
@@ -245,17 +245,18 @@ class Cfr:
 class Eval:
     """How an object is clicked and when it ends."""
 
-    max_clicks: int = 20
+    max_clicks: int = 20  # Click budget of an object
     target_iou: float = 0.95  # An object ends when its IoU reaches this; NoC is reported up to it
     full_curve: bool = False  # Click every object max_clicks times, also past the target
     actors: int = 0  # Inference actors; 0: one per GPU, or one per two free CPUs
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones
     gpu: bool = False  # The older way to say device gpu
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
     hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
 
     def __post_init__(self) -> None:
-        check(self.hang_seconds >= 0, f"eval.hang_seconds must be >= 0, got {self.hang_seconds}.")
+        for name in ("hang_seconds", "actors"):
+            check(getattr(self, name) >= 0, f"eval.{name} must be >= 0, got {getattr(self, name)}.")
         check(1 <= self.max_clicks, f"eval.max_clicks must be at least 1, got {self.max_clicks}.")
         check_probabilities(self, "eval", "target_iou", "max_bad_fraction")
 
@@ -265,9 +266,9 @@ class Tracking:
     """Where runs are logged."""
 
     uri: str = ""  # MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else a SQLite store in the working folder
-    experiment: str = "cfr-icl"
+    experiment: str = "cfr-icl"  # MLflow experiment
     name: str = ""  # Name of the run; empty: recipe and output folder
-    enabled: bool = True
+    enabled: bool = True  # Log to MLflow; --no-tracking for short
 
 
 @options

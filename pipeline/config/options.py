@@ -21,14 +21,14 @@ def check(ok: bool, message: str) -> None:
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def options(cls: type[T]) -> type[T]:
     """A frozen dataclass; NaN and infinity in any of its fields are a UserError that names the option."""
-    own = cls.__dict__.get("__post_init__")
-    group = cls.__name__.lower()
+    own = getattr(cls, "__post_init__", None)
+    group = "" if cls.__name__.endswith("Config") else f"{cls.__name__.lower()}."
 
     def __post_init__(self: Any) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not is_finite(value):
-                raise UserError(f"{group}.{field.name} is {value}, which is no number to work with.")
+                raise UserError(f"{group}{field.name} is {value}, which is no number to work with.")
         if own is not None:
             own(self)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 import ray
 
-from pipeline.config import Eval, TrainConfig
+from pipeline.config import TrainConfig
 from pipeline.config import io as config_io
+from pipeline.config.evaluation import EvaluationBase
 from pipeline.errors import UserError
 
+E = TypeVar("E", bound=EvaluationBase)
 Device = Literal["auto", "cpu", "gpu"]
 GPU_BATCH = 16  # objects that share a forward pass of an evaluation on a GPU, where nothing else is asked for
 
@@ -53,14 +56,11 @@ def training_on_device(run: TrainConfig) -> TrainConfig:
     return config_io.replace(run, **{"train.gpu": gpu, "train.workers": workers})
 
 
-def evaluating_on_device(rules: Eval) -> Eval:
-    """Rules of an evaluation with the device decided by the connected cluster; a line says what is used."""
+def evaluating_on_device(config: E) -> E:
+    """An evaluation's options with the device decided by the connected cluster, and with it the objects that share a
+    forward pass where nothing is asked for; a line says what is used."""
     free = free_gpus()
-    gpu = takes_gpu(rules.device, rules.gpu, free)
+    gpu = takes_gpu(config.eval.device, config.eval.gpu, free)
     print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)
-    return config_io.replace(rules, gpu=gpu)
-
-
-def batch_for(batch_size: int | None, gpu: bool) -> int:
-    """Objects that share a forward pass, where nothing that was asked for leaves it to the device."""
-    return batch_size if batch_size is not None else GPU_BATCH if gpu else 1
+    batch_size = config.batch_size or (GPU_BATCH if gpu else 1)
+    return replace(config, eval=replace(config.eval, gpu=gpu), batch_size=batch_size)

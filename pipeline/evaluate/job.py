@@ -20,7 +20,7 @@ from pipeline.evaluate import results
 from pipeline.evaluate.left_out import sentences
 from pipeline.evaluate.plan import DataSet, WorkUnit, plan
 from pipeline.evaluate.pool import ActorPool, actors_for, in_rounds, prepared
-from pipeline.evaluate.request import Checked, cfr_of, options
+from pipeline.evaluate.request import CheckedEvaluation, cfr_of, options
 from pipeline.storage.json_files import write_json
 
 PARTS = "parts"
@@ -43,8 +43,8 @@ class Evaluation:
     parts: dict[str, str]
 
 
-def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
-    """Carry out a request on the connected cluster; write objects.parquet, rejected.parquet and summary.json.
+def evaluate(checked: CheckedEvaluation, about: dict[str, Any]) -> Evaluation:
+    """Carry out an evaluation on the connected cluster; write objects.parquet, rejected.parquet and summary.json.
 
     Args:
         checked: see `request.check`.
@@ -53,7 +53,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
     Raises:
         UserError: more CPUs or GPUs asked for than the cluster has, too many bad rows, a damaged data set.
     """
-    actors = actors_for(checked.request.rules, "Evaluation")
+    actors = actors_for(checked.config.eval, "Evaluation")
     datasets = prepared(checked)
     units = list(plan(datasets))
     folder = storage.join(checked.out, PARTS)
@@ -64,7 +64,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
         return [unit for unit in units if parts[unit.name] not in done]
 
     def settings(crop: int) -> dict[int, Cfr]:
-        return {i: cfr_of(checked.request, setting, crop) for i, setting in enumerate(checked.settings)}
+        return {i: cfr_of(checked.config, setting, crop) for i, setting in enumerate(checked.settings)}
 
     def run(pending: list[WorkUnit]) -> None:
         total, left = (sum(len(unit.places) for unit in some) for some in (units, pending))
@@ -79,7 +79,7 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
     listed = pa.concat_tables([rejected, *unreadable])
     results.write_table(storage.join(checked.out, "rejected.parquet"), listed)
     for data in datasets:
-        results.check_bad(data, rejected, checked.request.rules)
+        results.check_bad(data, rejected, checked.config.eval)
     summary = {
         **_summary(checked, datasets, objects, listed),
         "actors": actors,
@@ -91,26 +91,28 @@ def evaluate(checked: Checked, about: dict[str, Any]) -> Evaluation:
     return Evaluation(checked.out, summary, objects, units, parts)
 
 
-def _summary(checked: Checked, datasets: list[DataSet], objects: pa.Table, rejected: pa.Table) -> dict[str, Any]:
-    request = checked.request
+def _summary(
+    checked: CheckedEvaluation, datasets: list[DataSet], objects: pa.Table, rejected: pa.Table
+) -> dict[str, Any]:
+    config = checked.config
     return {
         "schema_version": 1,
         "checkpoint": checked.checkpoint.to_dict(),
-        "options": options(request),
+        "options": options(config),
         "data": {d.name: {"uri": s.uri, "source": d.source} for d, s in zip(datasets, checked.sources, strict=True)},
         "content": {d.name: checksum(d.marks) for d in datasets},
         "left_out": _left_out(checked, datasets, rejected),
         "rejected": {d.name: reasons for d in datasets if (reasons := results.reasons(rejected, d.name))},
         "passes": results.passes(objects),
         "results": [
-            results.entry(objects, data, setting, request.rules) for data in datasets for setting in checked.settings
+            results.entry(objects, data, setting, config.eval) for data in datasets for setting in checked.settings
         ],
     }
 
 
-def _left_out(checked: Checked, datasets: list[DataSet], rejected: pa.Table) -> list[str]:
+def _left_out(checked: CheckedEvaluation, datasets: list[DataSet], rejected: pa.Table) -> list[str]:
     """Sentences on what was not evaluated."""
-    limit, found = checked.request.limit, []
+    limit, found = checked.config.limit, []
     for data, source in zip(datasets, checked.sources, strict=True):
         held = replace(data.held, aside={}) if source.layout else data.held  # of a raw folder it is in `rejected`
         found += sentences(data.name, data.uri, held, data.objects, limit, results.reasons(rejected, data.name))

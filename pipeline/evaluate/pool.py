@@ -14,6 +14,7 @@ import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from pipeline.config import Cfr, Eval
+from pipeline.config.evaluation import EvaluationBase
 from pipeline.data.manifest import read_group
 from pipeline.data.readers import open_reader
 from pipeline.data.schema import Row
@@ -24,7 +25,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.watch import Pulse, watching
 from pipeline.errors import UserError, user_error_in
 from pipeline.evaluate.plan import DataSet, WorkUnit, open_dataset
-from pipeline.evaluate.request import Checked, Request, hold_shards
+from pipeline.evaluate.request import Checked, hold_shards
 from pipeline.evaluate.results import write_table
 from pipeline.evaluate.sources import SPLIT, Source
 from pipeline.evaluate.units import evaluate_units
@@ -114,23 +115,23 @@ def actors_for(rules: Eval, what: str) -> int:
 
 
 def prepared(checked: Checked) -> list[DataSet]:
-    """List the objects of a request's data sets, once all machines see them; a raw folder becomes shards in the output.
+    """List the objects of the data sets, once all machines see them; a raw folder becomes shards in the output.
 
     Raises:
         UserError: a machine that does not see a path, a damaged data set, too many bad rows.
     """
     check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
-    datasets = [_prepared(source, checked.request) for source in checked.sources]
+    datasets = [_prepared(source, checked.config) for source in checked.sources]
     hold_shards(checked.out, datasets)
     return datasets
 
 
-def _prepared(source: Source, request: Request) -> DataSet:
+def _prepared(source: Source, config: EvaluationBase) -> DataSet:
     if source.layout:
         split = SPLIT.get(source.layout, "")
         reader = open_reader(source.layout, source.uri, split)
-        write_shards(reader, source.shards, split, name=source.name, max_bad_fraction=request.rules.max_bad_fraction)
-    return open_dataset(source.name, source.shards, source.crop, request.limit)
+        write_shards(reader, source.shards, split, name=source.name, max_bad_fraction=config.eval.max_bad_fraction)
+    return open_dataset(source.name, source.shards, source.crop, config.limit)
 
 
 def in_rounds(missing: Callable[[], list[T]], run: Callable[[list[T]], None]) -> None:
@@ -178,7 +179,7 @@ class ActorPool:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        self.signs = self._open.enter_context(watching(self.checked.request.rules.hang_seconds))
+        self.signs = self._open.enter_context(watching(self.checked.config.eval.hang_seconds))
         self._open.callback(self._end)
         return self
 
@@ -207,7 +208,7 @@ class ActorPool:
         Raises:
             One of LOST: some unit killed its actor again and again, or too many actors were lost.
         """
-        request, actors = self.checked.request, min(self.most, len(units))
+        config, actors = self.checked.config, min(self.most, len(units))
         waiting, tries, lost = deque(units), Counter[str](), 0
         running: dict[Any, tuple[Any, dict[str, WorkUnit]]] = {}  # by what is promised: who makes it, of which units
 
@@ -216,8 +217,8 @@ class ActorPool:
             running[actor.ready.remote()] = (actor, {})
 
         def send(actor: Any) -> None:
-            some = next_call(waiting, tries, actors, request.batch_size)
-            call = Call(some, parts, settings(some[0].crop), request.rules, request.batch_size, strict)
+            some = next_call(waiting, tries, actors, config.batch_size)
+            call = Call(some, parts, settings(some[0].crop), config.eval, config.batch_size, strict)
             promised = actor.evaluate.options(num_returns="streaming").remote(call)
             running[promised] = (actor, {unit.name: unit for unit in some})
 
@@ -257,7 +258,7 @@ class ActorPool:
         self.idle += [actor for actor, _ in running.values()]
 
     def _new(self) -> Any:
-        rules, model = self.checked.request.rules, self.checked.checkpoint
+        rules, model = self.checked.config.eval, self.checked.checkpoint
         nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
         remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(InferenceActor)
         return remote.remote(model.uri, model.sha256, rules.gpu, math.ceil(self.most / nodes), self.signs)

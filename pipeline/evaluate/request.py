@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import storage
-from pipeline.config import Cfr, Eval
+from pipeline.config import Cfr
 from pipeline.config import io as config_io
+from pipeline.config.evaluation import EvaluateConfig, EvaluationBase
 from pipeline.data import fingerprint
 from pipeline.data.fingerprint import Marks, checksum, of_shards
 from pipeline.data.manifest import load_manifest
@@ -17,7 +18,7 @@ from pipeline.engine.lease import other_names
 from pipeline.errors import UserError
 from pipeline.evaluate.plan import DataSet
 from pipeline.evaluate.setting import Setting
-from pipeline.evaluate.sources import Source, open_source
+from pipeline.evaluate.sources import Source, open_source, parse_data
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
 from pipeline.storage.json_files import read_json, write_json
@@ -26,46 +27,32 @@ IDENTITY = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """An evaluation as the command line describes it.
-
-    Attributes:
-        data: (NAME, URI) pairs; the URI holds prepared shards, or is a raw folder whose layout NAME says, or LAYOUT:
-            before the URI.
-        steps: one setting for each; `cfr.steps` is not used.
-        crop: side of the network's input; 0: the checkpoint's own (`default_crop`). `cfr.crop` is not used.
-        limit: objects of each data set, the first ones; 0: all.
-    """
-
-    checkpoint: str
-    data: tuple[tuple[str, str], ...]
-    out: str
-    steps: tuple[int, ...] = (0,)
-    cfr: Cfr = field(default_factory=Cfr)
-    rules: Eval = field(default_factory=Eval)
-    crop: int = 0
-    batch_size: int = 1
-    limit: int = 0
-
-
-@dataclass(frozen=True)
 class Checked:
-    """A request that can be carried out."""
+    """What can be carried out: of an evaluation, or of a sweep over CFR settings."""
 
-    request: Request
+    config: EvaluationBase
     out: str
     checkpoint: CheckpointInfo
-    settings: list[Setting]
     sources: list[Source]
 
 
-def check(request: Request) -> Checked:
-    """Check a request without starting anything; then claim the output folder for it.
+@dataclass(frozen=True, kw_only=True)
+class CheckedEvaluation(Checked):
+    """An evaluation that can be carried out."""
+
+    config: EvaluateConfig
+    settings: list[Setting]
+
+
+def check(config: EvaluateConfig) -> CheckedEvaluation:
+    """Check an evaluation without starting anything; then claim the output folder for it.
 
     Raises:
         UserError: as `look_at` and `claim` say.
     """
-    checked = look_at(request)
+    cfr = config.cfr
+    settings = [Setting(steps, cfr.clicks, cfr.adaptive) for steps in config.cfr_steps]
+    checked = CheckedEvaluation(**look_at(config), config=config, settings=settings)
     claim(storage.join(checked.out, IDENTITY), identity(checked), "an evaluation", inputs_of(checked))
     return checked
 
@@ -86,45 +73,49 @@ def hold_shards(out: str, datasets: Sequence[DataSet]) -> None:
     fingerprint.hold(out, {f"data {data.name}": data.marks for data in datasets})
 
 
-def look_at(request: Request) -> Checked:
-    """Check a request, and nothing of its output folder.
+def look_at(config: EvaluationBase) -> dict[str, Any]:
+    """Check what an evaluation or a cfr sweep works on, and nothing of its output folder.
+
+    Returns:
+        The fields of `Checked` besides the config.
 
     Raises:
-        UserError: bad options, no such data, not a checkpoint, a crop that does not fit the model.
+        UserError: no such data, not a checkpoint, a crop that does not fit the model.
     """
-    if not request.data:
+    pairs = parse_data(config.data, config.voc_grey)
+    if not pairs:
         raise UserError("--data names nothing to evaluate on. Example: --data grabcut=/data/GrabCut")
-    if not request.steps or min(request.steps) < 0 or len(set(request.steps)) < len(request.steps):
-        raise UserError(f"--cfr-steps takes different numbers from 0 up, got {list(request.steps)}.")
-    if request.batch_size < 1 or request.limit < 0 or request.rules.actors < 0:
-        raise UserError("--batch-size must be at least 1, --limit and --actors at least 0.")
-    out = storage.absolute(request.out)
-    _, checkpoint = load_model(storage.absolute(request.checkpoint))
-    sources = [open_source(name, text, out, request.crop, checkpoint) for name, text in request.data]
+    out = storage.absolute(config.out)
+    _, checkpoint = load_model(storage.absolute(config.checkpoint))
+    sources = [open_source(name, text, out, config.crop, checkpoint) for name, text in pairs]
     for source in sources:
         check_crop(checkpoint.model, source.crop, "--crop")
-    settings = [Setting(steps, request.cfr.clicks, request.cfr.adaptive) for steps in request.steps]
-    return Checked(request, out, checkpoint, settings, sources)
+    return {"out": out, "checkpoint": checkpoint, "sources": sources}
 
 
-def identity(checked: Checked) -> dict[str, Any]:
-    """What decides the results; the same in the output folder means that an evaluation is continued.
+def identity(checked: CheckedEvaluation) -> dict[str, Any]:
+    """What decides the results; the same in the output folder means that an evaluation is continued."""
+    config = checked.config
+    cfr = {k: v for k, v in asdict(config.cfr).items() if k not in ("steps", "crop")}
+    return {**common_identity(checked), "cfr_steps": list(config.cfr_steps), "cfr": cfr}
+
+
+def common_identity(checked: Checked) -> dict[str, Any]:
+    """The part of the identity that a cfr sweep has too.
 
     Not in it: actors, GPU and the limit of bad rows, which may change from one start to the next.
     """
-    request = checked.request
-    rules = asdict(request.rules)
+    config = checked.config
+    rules = asdict(config.eval)
     for name in ("actors", "device", "gpu", "max_bad_fraction", "hang_seconds"):
         del rules[name]
     return {
         "format": 2,
         "checkpoint": checked.checkpoint.sha256,
         "data": {s.name: {"uri": s.uri, "layout": s.layout, "crop": s.crop} for s in checked.sources},
-        "cfr_steps": list(request.steps),
-        "cfr": {k: v for k, v in asdict(request.cfr).items() if k not in ("steps", "crop")},
         "eval": rules,
-        "batch_size": request.batch_size,
-        "limit": request.limit,
+        "batch_size": config.batch_size or 1,
+        "limit": config.limit,
     }
 
 
@@ -162,18 +153,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def on_device(checked: Checked, rules: Eval, batch_size: int) -> Checked:
-    """The request with what the cluster decided: device and objects that share a forward pass."""
-    return replace(checked, request=replace(checked.request, rules=rules, batch_size=batch_size))
-
-
-def cfr_of(request: Request, setting: Setting, crop: int) -> Cfr:
+def cfr_of(config: EvaluateConfig, setting: Setting, crop: int) -> Cfr:
     """The inner loop of one setting at one crop."""
-    return replace(request.cfr, steps=setting.steps, clicks=setting.clicks, adaptive=setting.adaptive, crop=crop)
+    return replace(config.cfr, steps=setting.steps, clicks=setting.clicks, adaptive=setting.adaptive, crop=crop)
 
 
-def options(request: Request) -> dict[str, Any]:
+def options(config: EvaluateConfig) -> dict[str, Any]:
     """The options by dotted name, as they are printed and tracked."""
-    values = {f"cfr.{k}": v for k, v in config_io.flatten(request.cfr).items() if k not in ("steps", "crop")}
-    values |= {f"eval.{k}": v for k, v in config_io.flatten(request.rules).items()}
-    return {**values, "batch_size": request.batch_size, "limit": request.limit}
+    values = {f"cfr.{k}": v for k, v in config_io.flatten(config.cfr).items() if k not in ("steps", "crop")}
+    values |= {f"eval.{k}": v for k, v in config_io.flatten(config.eval).items()}
+    return {**values, "batch_size": config.batch_size, "limit": config.limit}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import Cfr, Model, TrainConfig
+from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.errors import UserError
 from pipeline.evaluate import request as evaluation
-from pipeline.evaluate.request import Checked, Request
+from pipeline.evaluate.request import Checked
 from pipeline.model.segmenter import check_crop
 from pipeline.tune.dimensions import Choice, Fixed, examples
-from pipeline.tune.proposals import Proposal, Search, first_proposals, grid
+from pipeline.tune.proposals import Proposal, check_trials, first_proposals, search_identity
 from pipeline.tune.spaces import Space, build, cfr_defaults
 from pipeline.tune.trials import Objective, objectives_of
 
@@ -21,31 +23,7 @@ GUIDED, UNGUIDED = 8, 64  # settings of a generation: of a search that learns fr
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRequest:
-    """A cfr sweep as the command line describes it.
-
-    Attributes:
-        evaluation: checkpoint, data, output, rules, batch size and limit; its steps and cfr are not used.
-        trials: settings to evaluate, the published ones and the points among them.
-        words: NAME=SPEC of the space.
-        only: search nothing but what the words name.
-        points: "NAME=VALUE ..." settings tried right after the published ones.
-        generation: settings evaluated together, sharing forward passes; 0: 8 with tpe, else 64.
-    """
-
-    evaluation: Request
-    trials: int
-    words: tuple[str, ...] = ()
-    only: bool = False
-    points: tuple[str, ...] = ()
-    search: Search = "tpe"
-    objectives: tuple[str, ...] = ("noc90", "passes")
-    seed: int = 0
-    generation: int = 0
-
-
-@dataclass(frozen=True)
-class CheckedSweep:
+class CheckedSweep(Checked):
     """A sweep that can be carried out.
 
     Attributes:
@@ -53,16 +31,11 @@ class CheckedSweep:
         generation: settings that are evaluated together.
     """
 
-    request: SweepRequest
-    evaluation: Checked
+    config: CfrSweepConfig
     space: Space
     objectives: list[Objective]
     first: list[Proposal]
     generation: int
-
-    @property
-    def out(self) -> str:
-        return self.evaluation.out
 
 
 def fitting_crops(model: Model, own: int) -> list[int]:
@@ -85,41 +58,42 @@ def _fits(model: Model, side: int) -> bool:
     return True
 
 
-def check(request: SweepRequest) -> CheckedSweep:
-    """Check a request without starting anything; then claim the output folder for it.
+def check(config: CfrSweepConfig) -> CheckedSweep:
+    """Check a sweep without starting anything; then claim the output folder for it.
 
     Raises:
-        UserError: a wrong space, objective or number; what `evaluate.request.look_at` and `claim` refuse.
+        UserError: a wrong space or objective; what `evaluate.request.look_at` and `claim` refuse.
     """
-    if request.trials < 1 or request.generation < 0:
-        raise UserError("--trials must be at least 1, --generation at least 0.")
-    objectives = objectives_of(request.objectives, request.evaluation.rules.target_iou)
-    checked = evaluation.look_at(request.evaluation)
-    space = space_of(request, checked)
-    if request.search == "grid" and (size := len(grid(space))) > request.trials:
-        raise UserError(
-            f"The grid has {size} settings, more than --trials {request.trials}: raise it, narrow the "
-            "space, or take --search random for a part of it."
-        )
-    generation = request.generation or (GUIDED if request.search == "tpe" else UNGUIDED)
-    sweep = CheckedSweep(request, checked, space, objectives, first_proposals(space, request.points), generation)
-    evaluation.claim(storage.join(checked.out, IDENTITY), identity(sweep), "a sweep", evaluation.inputs_of(checked))
+    objectives = objectives_of(config.objectives, config.eval.target_iou)
+    found = evaluation.look_at(config)
+    space = space_of(config, found["checkpoint"].model, [source.crop for source in found["sources"]])
+    check_trials(space, config)
+    sweep = CheckedSweep(
+        **found,
+        config=config,
+        space=space,
+        objectives=objectives,
+        first=first_proposals(space, config.point),
+        generation=config.generation or (GUIDED if config.search == "tpe" else UNGUIDED),
+    )
+    evaluation.claim(storage.join(sweep.out, IDENTITY), identity(sweep), "a sweep", evaluation.inputs_of(sweep))
     return sweep
 
 
-def space_of(request: SweepRequest, checked: Checked) -> Space:
+def space_of(config: CfrSweepConfig, model: Model, crops: Sequence[int]) -> Space:
     """The space around the published settings, at the data sets' own crop.
 
     Where the data sets have different crops of their own, each keeps its own, unless the user searches the crop.
 
+    Args:
+        crops: of the data sets.
+
     Raises:
         UserError: a crop that the user wrote down and the network does not take, besides what `spaces.build` refuses.
     """
-    model, crops = checked.checkpoint.model, [source.crop for source in checked.sources]
-    config = TrainConfig(cfr=Cfr(crop=crops[0]))
-    fitting = fitting_crops(model, crops[0]) if len(set(crops)) == 1 and not request.evaluation.crop else []
-    budget = request.evaluation.rules.max_clicks
-    space = build("cfr", config, cfr_defaults(fitting), request.words, request.only, budget)
+    base = TrainConfig(cfr=Cfr(crop=crops[0]))
+    fitting = fitting_crops(model, crops[0]) if len(set(crops)) == 1 and not config.crop else []
+    space = build("cfr", base, cfr_defaults(fitting), config.space, config.only, config.eval.max_clicks)
     crop = space.dimensions.get("cfr.crop")
     if isinstance(crop, Choice | Fixed):  # of a range, sides that do not fit become failed trials
         for side in examples(crop):
@@ -132,17 +106,5 @@ def identity(sweep: CheckedSweep) -> dict[str, Any]:
 
     Not in it: the number of trials, which may be raised later, and where the work runs.
     """
-    request = sweep.request
-    base = evaluation.identity(sweep.evaluation)
-    for name in ("cfr_steps", "cfr"):
-        del base[name]
-    return {
-        **base,
-        "kind": "cfr",
-        "space": sweep.space.to_dict(),
-        "points": list(request.points),
-        "search": request.search,
-        "objectives": list(request.objectives),
-        "seed": request.seed,
-        "generation": sweep.generation,
-    }
+    own = {**search_identity(sweep.config, sweep.space), "generation": sweep.generation}
+    return {**evaluation.common_identity(sweep), "kind": "cfr", **own}

@@ -63,10 +63,10 @@ class Sweep:
             UserError: more CPUs or GPUs asked for than the cluster has, or data that cannot be used.
         """
         self.checked = checked
-        self.actors = actors_for(checked.evaluation.request.rules, "A sweep")
-        self.datasets: list[DataSet] = prepared(checked.evaluation)
+        self.actors = actors_for(checked.config.eval, "A sweep")
+        self.datasets: list[DataSet] = prepared(checked)
         self.units = list(plan(self.datasets))
-        self.pool = ActorPool(checked.evaluation, self.actors)
+        self.pool = ActorPool(checked, self.actors)
         self.trials: list[Trial] = []
         self.objects = results.OBJECTS.empty_table()
         self.rejected = results.REJECTED.empty_table()
@@ -81,7 +81,7 @@ class Sweep:
         known = self._tracked_runs()
         generation = 0
         with self.pool:
-            while len(self.trials) < self.checked.request.trials and not self.exhausted:
+            while len(self.trials) < self.checked.config.trials and not self.exhausted:
                 proposals = self._proposals(generation)
                 if proposals:
                     self._generation(generation, proposals, known, on_trial)
@@ -99,8 +99,8 @@ class Sweep:
         uri = storage.join(self.checked.out, "generations", f"{generation:03d}.json")
         if storage.exists(uri):
             return [Proposal(**from_json(row)) for row in read_json(uri)]
-        request = self.checked.request
-        left = request.trials - len(self.trials)
+        config = self.checked.config
+        left = config.trials - len(self.trials)
         held = {key_of(trial.setting) for trial in self.trials}
         planned = [p for p in self.checked.first if key_of(p.setting) not in held][:left]
         count = min(left, self.checked.generation) - len(planned)
@@ -109,8 +109,8 @@ class Sweep:
             new = propose(
                 self.checked.space,
                 self.checked.objectives,
-                request.search,
-                request.seed,
+                config.search,
+                config.search_seed,
                 generation,
                 self.trials,
                 planned,
@@ -143,14 +143,14 @@ class Sweep:
         seconds = float(np.nansum(rows["seconds"].to_numpy(), dtype=np.float64))
         if error:
             return replace(trial, state="failed", error=error, seconds=seconds)
-        metrics, curve = figures(rows, self.checked.evaluation.request.rules)
+        metrics, curve = figures(rows, self.checked.config.eval)
         return replace(trial, state="done", metrics=metrics, curve=curve, seconds=seconds)
 
     def _set_aside(self, rejected: pa.Table) -> None:
         self.rejected = results.distinct(pa.concat_tables([self.rejected, rejected]))
         results.write_table(storage.join(self.checked.out, "rejected.parquet"), self.rejected)
         for data in self.datasets:
-            results.check_bad(data, self.rejected, self.checked.evaluation.request.rules)
+            results.check_bad(data, self.rejected, self.checked.config.eval)
 
     def _write(self) -> None:
         rows = [trial.to_dict() for trial in self.trials]
@@ -207,7 +207,7 @@ class TrialGroup:
             return {number: cfr if number in own else replace(cfr, crop=crop) for number, cfr in asked.items()}
 
         total, rest = (sum(len(unit.places) for unit in some) for some in (wanted, left))
-        what = f"trials {trials[0].id}-{trials[-1].id} of {checked.request.trials}"
+        what = f"trials {trials[0].id}-{trials[-1].id} of {checked.config.trials}"
         progress = Progress(what, total, "objects", done=total - rest)
         self.sweep.pool.run(left, parts, settings, progress)
         progress.close()

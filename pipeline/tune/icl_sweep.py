@@ -65,9 +65,9 @@ class IclSweep:
     @property
     def concurrent(self) -> int:
         """Trials at once."""
-        request = self.checked.request
-        most = request.concurrent or runs_at_once(capacity(), self.checked.run.train)
-        return max(1, min(most, request.trials - len(self.trials)))
+        config = self.checked.config
+        most = config.concurrent or runs_at_once(capacity(), self.checked.run.train)
+        return max(1, min(most, config.trials - len(self.trials)))
 
     @property
     def unfinished(self) -> list[int]:
@@ -78,16 +78,16 @@ class IclSweep:
     @property
     def wants_more(self) -> bool:
         """Whether trials are left to be trained."""
-        return len(self.trials) < self.checked.request.trials and not self.stopping and not self.over_budget
+        return len(self.trials) < self.checked.config.trials and not self.stopping and not self.over_budget
 
     @property
     def over_budget(self) -> bool:
         """Whether the hours are used up."""
-        request = self.checked.request
+        config = self.checked.config
         seconds, gpu_seconds = self.spent
         return bool(
-            (request.hours and seconds >= request.hours * 3600)
-            or (request.gpu_hours and gpu_seconds >= request.gpu_hours * 3600)
+            (config.hours and seconds >= config.hours * 3600)
+            or (config.gpu_hours and gpu_seconds >= config.gpu_hours * 3600)
         )
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class IclSweep:
             number = waiting[0]
         else:
             number = len(self.proposals)
-            if number >= self.checked.request.trials:
+            if number >= self.checked.config.trials:
                 return None
             proposal = self._propose(number)
             if proposal is None:
@@ -133,14 +133,14 @@ class IclSweep:
         return number, self.proposals[number]
 
     def _propose(self, number: int) -> Proposal | None:
-        checked, request = self.checked, self.checked.request
+        checked, config = self.checked, self.checked.config
         taken = {key_of(proposal.setting) for proposal in self.proposals.values()}
         first = [p for p in checked.first if key_of(p.setting) not in taken]
         if first:
             return first[0]
         planned = [self.proposals[number] for number in self.unfinished]
         space, objectives = checked.space, checked.objectives
-        found = propose(space, objectives, request.search, request.seed, number, self.trials, planned, 1)
+        found = propose(space, objectives, config.search, config.search_seed, number, self.trials, planned, 1)
         return found[0] if found else None
 
     def ended(self, number: int, result: dict[str, Any], error: str = "") -> None:

@@ -82,9 +82,9 @@ def _tuner(sweep: IclSweep, open_log: OpenLog, engine: str) -> tune.Tuner:
 
 def _scheduler(sweep: IclSweep) -> TrialScheduler:
     """Who decides which trials go on: early stopping, or nobody."""
-    checked, request = sweep.checked, sweep.checked.request
+    checked, config = sweep.checked, sweep.checked.config
     objective, steps = checked.objectives[0], checked.run.total_steps
-    if request.reduction == 1:
+    if config.reduction == 1:
         return FIFOScheduler()
     scheduler = ASHAScheduler(
         time_attr=STEP,
@@ -92,7 +92,7 @@ def _scheduler(sweep: IclSweep) -> TrialScheduler:
         mode=objective.mode,
         max_t=steps + 1,  # a trial ends by itself
         grace_period=checked.grace,
-        reduction_factor=request.reduction,
+        reduction_factor=config.reduction,
     )
     for trial in sweep.trials:
         _tell(scheduler, trial)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.config import io as config_io
+from pipeline.config.sweeps import SweepBase
 from pipeline.errors import UserError, did_you_mean
 from pipeline.tune import weights
 from pipeline.tune.dimensions import (
@@ -25,8 +26,6 @@ from pipeline.tune.dimensions import (
     parse_value,
 )
 from pipeline.tune.spaces import CONDITIONS, Space, Values
-
-Search = Literal["tpe", "random", "grid"]
 
 
 @dataclass(frozen=True)
@@ -212,3 +211,25 @@ def _every(space: Space, chosen: Values) -> Iterator[Values]:
     name, dimension = missing[0]
     for value in all_values(dimension) or []:
         yield from _every(space, {**chosen, name: value})
+
+
+def check_trials(space: Space, config: SweepBase) -> None:
+    """Raise UserError where a sweep has no trials, or fewer than the settings of the grid that is asked for."""
+    if config.trials < 1:
+        raise UserError(f"--trials must be at least 1, got {config.trials}.")
+    if config.search == "grid" and (size := len(grid(space))) > config.trials:
+        raise UserError(
+            f"The grid has {size} settings, more than --trials {config.trials}: raise it, narrow the space, or take "
+            "--search random for a part of it."
+        )
+
+
+def search_identity(config: SweepBase, space: Space) -> dict[str, Any]:
+    """The part of a sweep's identity that says what is searched and how."""
+    return {
+        "space": space.to_dict(),
+        "points": list(config.point),
+        "search": config.search,
+        "objectives": list(config.objectives),
+        "seed": config.search_seed,
+    }

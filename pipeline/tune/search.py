@@ -16,8 +16,9 @@ import optuna
 from optuna.samplers import RandomSampler, TPESampler
 from ray.tune.search.optuna import OptunaSearch
 
+from pipeline.config.sweeps import Search
 from pipeline.tune.dimensions import plain
-from pipeline.tune.proposals import Proposal, Search, grid, key_of, setting_of, suggest
+from pipeline.tune.proposals import Proposal, grid, key_of, setting_of, suggest
 from pipeline.tune.spaces import Space
 from pipeline.tune.trials import Objective, Trial
 

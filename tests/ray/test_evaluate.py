@@ -15,6 +15,7 @@ import ray
 
 from jobs import evaluate as command
 from pipeline.config import Cfr, Eval
+from pipeline.config.evaluation import EvaluateConfig
 from pipeline.data.images import decode_sample
 from pipeline.data.readers.synthetic import write_synthetic
 from pipeline.engine.progress import Progress
@@ -23,7 +24,7 @@ from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.job import Evaluation, evaluate
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
 from pipeline.evaluate.pool import ActorPool
-from pipeline.evaluate.request import Request, check
+from pipeline.evaluate.request import check
 from pipeline.evaluate.results import OBJECTS, clicks_of
 from pipeline.evaluate.shared import ObjectResult, Target
 from pipeline.evaluate.views import view
@@ -45,13 +46,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(made: Path, to: Path, **changes: object) -> Request:
-    base = Request(
+def request(made: Path, to: Path, **changes: object) -> EvaluateConfig:
+    base = EvaluateConfig(
         checkpoint=str(made / "checkpoint"),
-        data=(("blobs", str(made / "blobs")),),
+        data=(f"blobs={made / 'blobs'}",),
         out=str(to),
-        steps=(0, 2),
-        rules=Eval(max_clicks=3, actors=1),
+        cfr_steps=(0, 2),
+        eval=Eval(max_clicks=3, actors=1),
     )
     return dataclasses.replace(base, **changes)
 
@@ -71,7 +72,7 @@ def alone(made: Path, steps: int) -> dict[tuple[str, int], ObjectResult]:
 @pytest.fixture(scope="module")
 def whole(made: Path, ray_session: None) -> Evaluation:
     """An uninterrupted evaluation."""
-    return evaluate(check(request(made, made / "whole", rules=Eval(max_clicks=3, actors=2))), {"command": "this"})
+    return evaluate(check(request(made, made / "whole", eval=Eval(max_clicks=3, actors=2))), {"command": "this"})
 
 
 def test_every_object_is_there_once_as_if_evaluated_alone(made: Path, whole: Evaluation) -> None:
@@ -127,12 +128,12 @@ def test_only_what_is_missing_is_evaluated_again(made: Path, whole: Evaluation, 
 def test_bad_rows_are_listed_and_fatal_above_the_limit(made: Path, tmp_path: Path, ray_session: None) -> None:
     rows = rows_of_blobs(PICTURES)
     rows[3] = dataclasses.replace(rows[3], image=rows[3].image[:40])
-    data = (("spoilt", write_dataset(tmp_path / "spoilt", rows)),)
+    data = (f"spoilt={write_dataset(tmp_path / 'spoilt', rows)}",)
     asked = request(made, tmp_path / "out", data=data)
     with pytest.raises(UserError, match=r"2 of 20 objects of spoilt.*image does not decode: 2.*--max-bad-fraction"):
         evaluate(check(asked), {})
     assert not (tmp_path / "out" / "summary.json").exists()
-    allowed = dataclasses.replace(asked, rules=dataclasses.replace(asked.rules, max_bad_fraction=0.1))
+    allowed = dataclasses.replace(asked, eval=dataclasses.replace(asked.eval, max_bad_fraction=0.1))
     done = evaluate(check(allowed), {})
     rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
     assert [(r["dataset"], r["image_id"], r["object_id"]) for r in rejected] == [
@@ -145,8 +146,8 @@ def test_bad_rows_are_listed_and_fatal_above_the_limit(made: Path, tmp_path: Pat
 
 def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_session: None) -> None:
     write_synthetic(str(tmp_path / "raw"), train=2, val=2, seed=3, size=(96, 128), evaluation=4)
-    data = (("davis", str(tmp_path / "raw" / "eval")), ("blobs", str(made / "blobs")))
-    asked = request(made, tmp_path / "out", data=data, steps=(0,), batch_size=3, limit=4)
+    data = (f"davis={tmp_path / 'raw' / 'eval'}", f"blobs={made / 'blobs'}")
+    asked = request(made, tmp_path / "out", data=data, cfr_steps=(0,), batch_size=3, limit=4)
     done = evaluate(check(asked), {})
     assert [(e["dataset"], e["objects"]) for e in done.summary["results"]] == [("davis", 4), ("blobs", 4)]
     assert done.summary["data"]["davis"] == {"uri": str(tmp_path / "raw" / "eval"), "source": "davis"}
@@ -179,7 +180,7 @@ def test_actors_that_die_give_their_units_back(
     monkeypatch.setattr(ActorPool, "_new", new)
     monkeypatch.setattr(Progress, "update", update)
     rules = Eval(max_clicks=10, actors=2, full_curve=True)
-    done = evaluate(check(request(made, tmp_path / "out", rules=rules, batch_size=3)), {})
+    done = evaluate(check(request(made, tmp_path / "out", eval=rules, batch_size=3)), {})
     assert len(actors) > 3
     keys = [(r["cfr_steps"], r["image_id"], r["object_id"]) for r in done.objects.to_pylist()]
     assert keys == [(s, f"blob-{i:03d}", k) for s in (0, 2) for i in range(PICTURES) for k in (0, 1)]
@@ -188,7 +189,7 @@ def test_actors_that_die_give_their_units_back(
 def test_more_than_the_cluster_has_is_refused(made: Path, tmp_path: Path, ray_session: None) -> None:
     for rules, kind in ((Eval(actors=99), "99 CPUs"), (Eval(gpu=True), "1 GPUs")):
         with pytest.raises(UserError, match=kind):
-            evaluate(check(request(made, tmp_path / kind, rules=rules)), {})
+            evaluate(check(request(made, tmp_path / kind, eval=rules)), {})
 
 
 @pytest.mark.slow

@@ -21,15 +21,15 @@ from ray.exceptions import ActorDiedError
 from jobs import tune as command
 from pipeline.config import Cfr, Eval, TrainConfig
 from pipeline.config.io import replace
+from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.data.images import decode_sample
 from pipeline.errors import UserError
 from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.pool import ActorPool, Call, InferenceActor
-from pipeline.evaluate.request import Request
 from pipeline.evaluate.results import clicks_of
 from pipeline.evaluate.shared import Target
 from pipeline.model.checkpoints import load_model
-from pipeline.tune.cfr_request import SweepRequest, check, fitting_crops
+from pipeline.tune.cfr_request import check, fitting_crops
 from pipeline.tune.cfr_sweep import Sweep
 from pipeline.tune.trials import Trial
 from tests.made import SIDE, rows_of_blobs, small_config, write_checkpoint, write_dataset
@@ -49,24 +49,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(made: Path, out: Path, **changes: Any) -> SweepRequest:
-    data = (("blobs", str(made / "blobs")),)
-    evaluation = Request(checkpoint=str(made / "checkpoint"), data=data, out=str(out), rules=RULES)
-    return SweepRequest(**{"evaluation": evaluation, "trials": 6, "generation": 4, **changes})
+def request(made: Path, out: Path, **changes: Any) -> CfrSweepConfig:
+    data = (f"blobs={made / 'blobs'}",)
+    base = {"checkpoint": str(made / "checkpoint"), "data": data, "out": str(out), "eval": RULES}
+    return CfrSweepConfig(**{**base, "trials": 6, "generation": 4, **changes})
 
 
-def two_actors(asked: SweepRequest) -> SweepRequest:
-    """The same by two actors."""
-    rules = dataclasses.replace(asked.evaluation.rules, actors=2)
-    return dataclasses.replace(asked, evaluation=dataclasses.replace(asked.evaluation, rules=rules))
-
-
-def few(asked: SweepRequest) -> SweepRequest:
-    """The same on 6 objects, two chunks."""
-    return dataclasses.replace(asked, evaluation=dataclasses.replace(asked.evaluation, limit=6))
-
-
-def run(asked: SweepRequest) -> Sweep:
+def run(asked: CfrSweepConfig) -> Sweep:
     sweep = Sweep(check(asked))
     sweep.run(lambda trial: None)
     return sweep
@@ -87,7 +76,7 @@ def test_a_sweep_gives_what_each_setting_gives_alone_and_continues(
     made: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    first = run(two_actors(request(made, out)))
+    first = run(request(made, out, eval=dataclasses.replace(RULES, actors=2)))
     printed = capsys.readouterr().out
     assert "starting 2 inference actor(s)" in printed and printed.count("starting") == 1  # they stay for generation 1
     assert [t.name for t in first.trials[:4]] == ["CFR-0", "CFR-1", "CFR-4", "A-CFR-4"]
@@ -120,8 +109,8 @@ def test_a_sweep_gives_what_each_setting_gives_alone_and_continues(
     assert plain(more.trials[:6]) == plain(first.trials) and len(more.trials) == 9
     assert {path: when for path, when in parts(out).items() if path in before} == before
     for changes, named in (
-        ({"seed": 1}, "seed"),
-        ({"words": ("cfr.flip=true",)}, "space"),
+        ({"search_seed": 1}, "seed"),
+        ({"space": ("cfr.flip=true",)}, "space"),
         ({"search": "random"}, "s"),
     ):
         with pytest.raises(UserError, match=rf"holds a sweep with another .*{named}"):
@@ -131,7 +120,7 @@ def test_a_sweep_gives_what_each_setting_gives_alone_and_continues(
 def test_a_setting_that_fails_is_recorded_and_the_others_go_on(made: Path, tmp_path: Path, ray_session: None) -> None:
     """The network refuses a crop of 72 pixels: no multiple of its patch."""
     asked = request(
-        made, tmp_path / "out", words=("cfr.crop=quniform(64,80,8)", "cfr.flip=false"), only=True, search="grid"
+        made, tmp_path / "out", space=("cfr.crop=quniform(64,80,8)", "cfr.flip=false"), only=True, search="grid"
     )
     sweep = run(asked)
     states = {t.setting["cfr.crop"]: t.state for t in sweep.trials}
@@ -141,7 +130,7 @@ def test_a_setting_that_fails_is_recorded_and_the_others_go_on(made: Path, tmp_p
     assert sweep.trials[0].name == "CFR-0, CFR-1, CFR-4, A-CFR-4"  # steps are not searched here: one setting
     assert {row["trial"] for row in sweep.objects.to_pylist() if row["error"]} == {failed.id}
     with pytest.raises(UserError, match="72 is not a multiple"):  # written down by hand it is a mistake
-        check(request(made, tmp_path / "other", words=("cfr.crop=choice(64,72)",)))
+        check(request(made, tmp_path / "other", space=("cfr.crop=choice(64,72)",)))
 
 
 def test_a_setting_that_kills_its_actor_is_found_and_recorded(
@@ -164,7 +153,7 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
             assert list(actor.evaluate(Call([unit], parts, asked, RULES, 1, strict=False))) == [unit.name]
 
     monkeypatch.setattr(ActorPool, "run", here)
-    asked = few(request(made, tmp_path / "out", trials=4))
+    asked = request(made, tmp_path / "out", trials=4, limit=6)
     sweep = run(asked)
     assert [t.name for t in sweep.trials] == names
     assert [t.state for t in sweep.trials] == ["done", "done", "failed", "done"]
@@ -174,7 +163,7 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     again = run(asked)
     assert len(tried) == rounds and parts(tmp_path / "out") == before and plain(again.trials) == plain(sweep.trials)
     deadly = -1
-    clean = plain(run(few(request(made, tmp_path / "clean", trials=4))).trials)
+    clean = plain(run(request(made, tmp_path / "clean", trials=4, limit=6)).trials)
     assert [row for row in clean if row["id"] != 2] == [row for row in plain(sweep.trials) if row["id"] != 2]
 
 
@@ -241,8 +230,7 @@ def test_a_killed_sweep_repeats_nothing_that_is_finished(made: Path, tmp_path: P
     assert {path: when for path, when in parts(out).items() if path in before} == before
     assert (out / "generations" / "001.json").read_bytes() == proposed
     rules = Eval(max_clicks=3, actors=1, full_curve=True)
-    evaluation = dataclasses.replace(few(request(made, tmp_path / "clean")).evaluation, rules=rules)
-    clean = run(SweepRequest(evaluation=evaluation, trials=8, generation=4))
+    clean = run(request(made, tmp_path / "clean", trials=8, limit=6, eval=rules))
     found = [Trial.from_dict(row) for row in json.loads((out / "trials.json").read_text())]
     assert plain(found) == plain(clean.trials)
 

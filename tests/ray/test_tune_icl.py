@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from jobs import train
 from jobs import tune as command
-from jobs.tune_icl import request_of
+from jobs.tune_icl import parse
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import load_model
@@ -124,7 +124,7 @@ def test_a_sweep_that_is_killed_goes_on_with_stopped_and_failed_trials(
 def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, ray_session: None) -> None:
     def sweep(hours: str) -> IclSweep:
         args = words(made, tmp_path / "out", "--train.steps", "9", "--trials", "2", "--hours", hours)
-        return IclSweep(check(request_of(args[1:])), lambda trial: trial)
+        return IclSweep(check(parse(args[1:])), lambda trial: trial)
 
     first = sweep("2")
     assert first.next() is not None
@@ -153,7 +153,7 @@ def test_hours_end_the_trials_which_stay_unfinished(made: Path, tmp_path: Path, 
         assert found is not None and found.state == state, "its training went on while the scheduler decided"
         assert found.metrics == {"iou3": ends["step"] / 10} and found.history[-1]["step"] == ends["step"]
     # No machine with a GPU is needed for counting; a command that asks for one is refused without.
-    more.checked = replace(more.checked, request=replace(more.checked.request, gpu_hours=5.0))
+    more.checked = replace(more.checked, config=replace(more.checked.config, gpu_hours=5.0))
     assert not more.over_budget
     more._since -= 1800
     more.account(gpus=6)

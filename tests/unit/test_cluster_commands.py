@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import pytest
-import tyro
 import yaml
 
 from jobs import evaluate, prepare, train, tune_cfr, tune_icl
@@ -24,13 +23,13 @@ ENTRYPOINT = yaml.safe_load((CLUSTER / "kuberay-train.yaml").read_text())["spec"
 
 def parse_tune(args: list[str]) -> object:
     kind, *rest = args
-    return tune_icl.request_of(rest) if kind == "icl" else tune_cfr.request_of(tyro.cli(tune_cfr.Args, args=rest))
+    return {"icl": tune_icl.parse, "cfr": tune_cfr.parse}[kind](rest)
 
 
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "prepare": prepare.parse,
     "train": train.parse,
-    "evaluate": lambda args: tyro.cli(evaluate.Args, args=args),
+    "evaluate": evaluate.parse,
     "tune": parse_tune,
 }
 END = {";", "&&", "||", "|", "&", "--", ">", "#"}

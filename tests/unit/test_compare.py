@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -15,13 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.evaluate import Args, earlier_of, request_of
+from jobs.evaluate import carry_out
 from jobs.evaluation_log import with_comparison
+from pipeline.config import TrainConfig
+from pipeline.config.evaluation import EvaluateConfig
 from pipeline.errors import UserError
 from pipeline.evaluate.bootstrap import interval
 from pipeline.evaluate.job import Evaluation
 from pipeline.evaluate.metrics import noc
+from pipeline.evaluate.request import CheckedEvaluation, identity, options
 from pipeline.evaluate.results import OBJECTS, write_table
+from pipeline.model.checkpoints import CheckpointInfo
 from pipeline.report.blocks import to_html, to_markdown
 from pipeline.report.compare import RESAMPLES, Earlier, _notes, differences, read_earlier
 from pipeline.report.compared import compared_blocks
@@ -261,14 +266,19 @@ def test_the_summary_file_holds_the_comparison(tmp_path: Path) -> None:
     assert done.summary["compared"]["results"][0]["noc"]["95"]["difference"] == -1
 
 
-def test_the_option_is_not_part_of_the_request(tmp_path: Path) -> None:
-    base = {"checkpoint": "x", "data": ("a=/x",), "out": str(tmp_path)}
-    assert request_of(Args(**base, compare="/y")) == request_of(Args(**base))
-    assert earlier_of(Args(**base)) is None
+def test_what_is_compared_with_is_no_part_of_the_evaluation(tmp_path: Path) -> None:
+    base = EvaluateConfig(checkpoint="x", data=("a=/x",), out=str(tmp_path))
+    compared = dataclasses.replace(base, compare="/nowhere")
+    info = CheckpointInfo("", "cfr-icl", "", TrainConfig().model)
+    first, second = (
+        identity(CheckedEvaluation(config=c, out="", checkpoint=info, sources=[], settings=[]))
+        for c in (base, compared)
+    )
+    assert first == second and options(base) == options(compared)
     with pytest.raises(UserError, match="no folder /nowhere"):
-        earlier_of(Args(**base, compare="/nowhere"))
+        carry_out(compared)
     with pytest.raises(UserError, match="output folder"):
-        earlier_of(Args(**base, compare=f"{tmp_path}/"))
+        carry_out(dataclasses.replace(base, compare=f"{tmp_path}/"))
 
 
 def test_other_data_under_the_same_name_is_said() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pipeline import config
+from pipeline.config.evaluation import EvaluateConfig
 from pipeline.engine import device
 from pipeline.engine.device import (
     GPU_BATCH,
-    batch_for,
     evaluating_on_device,
     takes_gpu,
     training_on_device,
@@ -50,16 +52,14 @@ def test_configs_are_decided_and_told(monkeypatch: pytest.MonkeyPatch, capsys: p
     run = training_on_device(config.TrainConfig())
     assert run.train.gpu and run.train.workers == 2
     assert "device: GPU, 2 training workers (2 GPUs are free)" in capsys.readouterr().out
-    assert evaluating_on_device(config.Eval()).gpu and not evaluating_on_device(config.Eval(device="cpu")).gpu
+    asked = EvaluateConfig(checkpoint="c", data=("a=b",), out="o")
+    on_gpu = evaluating_on_device(asked)
+    assert on_gpu.eval.gpu and on_gpu.batch_size == GPU_BATCH
+    on_cpu = evaluating_on_device(dataclasses.replace(asked, eval=config.Eval(device="cpu")))
+    assert not on_cpu.eval.gpu and on_cpu.batch_size == 1
+    for name in ("gpu", "cpu"):
+        given = dataclasses.replace(asked, batch_size=8, eval=config.Eval(device=name))
+        assert evaluating_on_device(given).batch_size == 8
     monkeypatch.setattr(device, "free_gpus", lambda: 0)
     run = training_on_device(config.TrainConfig())
     assert not run.train.gpu and run.train.workers == 1
-
-
-def test_batches_fit_the_device() -> None:
-    assert (batch_for(None, True), batch_for(None, False), batch_for(8, True), batch_for(8, False)) == (
-        GPU_BATCH,
-        1,
-        8,
-        8,
-    )

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from pipeline.config import Cfr, Eval, TrainConfig
+from pipeline.config.evaluation import EvaluateConfig
 from pipeline.data.schema import ObjectInfo, Row
 from pipeline.errors import UserError
 from pipeline.evaluate import results
 from pipeline.evaluate.plan import OBJECTS, DataSet, Place, WorkUnit, open_dataset, plan
 from pipeline.evaluate.pool import next_call
-from pipeline.evaluate.request import Request, cfr_of, check
+from pipeline.evaluate.request import cfr_of, check
 from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import default_crop, parse_data
 from pipeline.evaluate.units import evaluate_units
@@ -36,9 +37,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(made: Path, to: Path, **changes: object) -> Request:
-    base = Request(
-        checkpoint=str(made / "checkpoint"), data=(("blobs", str(made / "blobs")),), out=str(to), rules=RULES
+def request(made: Path, to: Path, **changes: object) -> EvaluateConfig:
+    base = EvaluateConfig(
+        checkpoint=str(made / "checkpoint"), data=(f"blobs={made / 'blobs'}",), out=str(to), eval=RULES
     )
     return dataclasses.replace(base, **changes)
 
@@ -60,9 +61,9 @@ def test_voc_grey(made: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "voc" / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "source": "voc"}))
-    assert check(request(made, tmp_path / "a", data=(("voc", str(tmp_path / "voc")),))).sources[0].name == "voc"
+    assert check(request(made, tmp_path / "a", data=(f"voc={tmp_path / 'voc'}",))).sources[0].name == "voc"
     with pytest.raises(UserError, match="prepared as 'voc', not as 'voc-grey'"):
-        check(request(made, tmp_path / "b", data=(("voc-grey", str(tmp_path / "voc")),)))
+        check(request(made, tmp_path / "b", data=(f"voc-grey={tmp_path / 'voc'}",)))
 
 
 @pytest.mark.parametrize(
@@ -70,12 +71,12 @@ def test_voc_grey(made: Path, tmp_path: Path) -> None:
     [
         ({"checkpoint": "/nowhere"}, "no checkpoint /nowhere"),
         ({"data": ()}, "nothing to evaluate on"),
-        ({"data": (("blobs", "/nowhere"),)}, "no data set /nowhere"),
-        ({"data": (("davi", "."),)}, "Did you mean 'davis'"),
-        ({"steps": (1, 1)}, "--cfr-steps"),
-        ({"steps": (-1,)}, "--cfr-steps"),
+        ({"data": ("blobs=/nowhere",)}, "no data set /nowhere"),
+        ({"data": ("davi=.",)}, "Did you mean 'davis'"),
+        ({"cfr_steps": (1, 1)}, "--cfr-steps"),
+        ({"cfr_steps": (-1,)}, "--cfr-steps"),
         ({"crop": 65}, "--crop 65"),
-        ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size": -1}, "--batch-size"),
         ({"out": "."}, "holds something that is not an evaluation"),
     ],
 )
@@ -99,16 +100,16 @@ def test_an_unfinished_data_set_says_so(made: Path, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "plan.json").write_text("{}")
     with pytest.raises(UserError, match="unfinished"):
-        check(request(made, tmp_path / "out", data=(("half", str(tmp_path / "half")),)))
+        check(request(made, tmp_path / "out", data=(f"half={tmp_path / 'half'}",)))
 
 
 def test_the_same_request_continues_and_another_is_refused(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = check(request(made, out))
-    assert check(request(made, out, rules=dataclasses.replace(RULES, actors=3))) != first
+    assert check(request(made, out, eval=dataclasses.replace(RULES, actors=3))) != first
     for changes, named in (
-        ({"steps": (0, 1)}, "cfr_steps"),
-        ({"rules": Eval(max_clicks=4)}, "max_clicks"),
+        ({"cfr_steps": (0, 1)}, "cfr_steps"),
+        ({"eval": Eval(max_clicks=4)}, "max_clicks"),
         ({"cfr": Cfr(flip=False)}, "flip"),
         ({"batch_size": 2}, "batch_size"),
         ({"crop": 2 * SIDE}, "data"),
@@ -125,7 +126,7 @@ def test_crop_of_the_checkpoint() -> None:
     published = CheckpointInfo("", "published", "", TrainConfig().model)
     assert (default_crop("davis", ours), default_crop("grabcut", ours)) == (448, 448)
     assert (default_crop("davis", published), default_crop("grabcut", published)) == (672, 448)
-    assert cfr_of(Request(checkpoint="", data=(), out=""), Setting(4, 2, True), 672) == Cfr(
+    assert cfr_of(EvaluateConfig(checkpoint="", data=(), out=""), Setting(4, 2, True), 672) == Cfr(
         steps=4, clicks=2, adaptive=True, crop=672
     )
 

@@ -17,6 +17,8 @@ import pytest
 from pipeline import storage
 from pipeline.config import Eval, TrainConfig
 from pipeline.config import io as config_io
+from pipeline.config.evaluation import EvaluateConfig, EvaluationBase
+from pipeline.config.sweeps import CfrSweepConfig, fields_of
 from pipeline.data import fingerprint
 from pipeline.data.manifest import FILES, load_manifest
 from pipeline.data.readers import open_reader
@@ -25,12 +27,11 @@ from pipeline.data.shards import Job, _begin, write_shard
 from pipeline.errors import BadRow, UserError
 from pipeline.evaluate import request as evaluation
 from pipeline.evaluate.plan import open_dataset
-from pipeline.evaluate.request import Request, check, hold_shards
+from pipeline.evaluate.request import check, hold_shards
 from pipeline.model.checkpoints import STATE
 from pipeline.storage.looks import look_of
 from pipeline.train.run_folder import inputs_of, open_folder
 from pipeline.tune import cfr_request
-from pipeline.tune.cfr_request import SweepRequest
 from tests.made import rows_of_blobs, small_config, write_checkpoint, write_dataset
 
 
@@ -41,12 +42,12 @@ def made(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def request(made: Path) -> Request:
-    return Request(
+def request(made: Path) -> EvaluateConfig:
+    return EvaluateConfig(
         checkpoint=str(made / "checkpoint"),
-        data=(("blobs", str(made / "blobs")),),
+        data=(f"blobs={made / 'blobs'}",),
         out=str(made / "out"),
-        rules=Eval(max_clicks=3),
+        eval=Eval(max_clicks=3),
     )
 
 
@@ -94,7 +95,7 @@ def test_an_evaluation(made: Path, change: Callable[[Path], None], message: str)
 
 @pytest.mark.parametrize("change", [other_row, other_heads])
 def test_a_cfr_sweep(made: Path, change: Callable[[Path], None]) -> None:
-    sweep = SweepRequest(evaluation=request(made), trials=2)
+    sweep = CfrSweepConfig(**fields_of(request(made), EvaluationBase), trials=2)
     cfr_request.check(sweep)
     cfr_request.check(sweep)
     change(made)

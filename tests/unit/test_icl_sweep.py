@@ -13,10 +13,11 @@ from jobs.recipes import RECIPES
 from pipeline import storage
 from pipeline.config import Train, TrainConfig
 from pipeline.config.io import replace
+from pipeline.config.sweeps import IclSweepConfig, fields_of
 from pipeline.engine.capacity import Node, runs_at_once
 from pipeline.errors import UserError
 from pipeline.tune import icl_folder
-from pipeline.tune.icl_request import IclRequest, check
+from pipeline.tune.icl_request import check
 from pipeline.tune.proposals import Proposal, config_of
 from pipeline.tune.trials import Trial, at_common_step
 from tests.made import rows_of_blobs, small_config, write_checkpoint, write_dataset
@@ -35,6 +36,10 @@ def small(shards: str, out: Path, **more: Any) -> TrainConfig:
     return replace(RECIPES["tiny"](), **{**values, **more})
 
 
+def sweep(run: TrainConfig, **more: Any) -> IclSweepConfig:
+    return IclSweepConfig(**{"trials": 8, **fields_of(run, TrainConfig), **more})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -47,46 +52,45 @@ def small(shards: str, out: Path, **more: Any) -> TrainConfig:
         ({"objectives": ("passes",)}, "does not measure passes"),
         ({"objectives": ("noc9",)}, "Did you mean"),
         ({"search": "pbt"}, "--search is one of tpe, random, grid"),
-        ({"search": "grid", "only": True, "words": ("loss.gamma=choice(0,1,2,3,4,5,6,7,8)",)}, "more than --trials 8"),
+        ({"search": "grid", "only": True, "space": ("loss.gamma=choice(0,1,2,3,4,5,6,7,8)",)}, "more than --trials 8"),
         ({"search": "bayes"}, "--search is one of"),
-        ({"words": ("train.steps=choice(10,20)",)}, "budget decides"),
-        ({"words": ("optim.lr=loguniform(1e-4,1e-6)",)}, "upside down"),
-        ({"words": ("optim.lrr=1",)}, "Did you mean"),
-        ({"points": ("cfr.steps=1",)}, "not searched"),
+        ({"space": ("train.steps=choice(10,20)",)}, "budget decides"),
+        ({"space": ("optim.lr=loguniform(1e-4,1e-6)",)}, "upside down"),
+        ({"space": ("optim.lrr=1",)}, "Did you mean"),
+        ({"point": ("cfr.steps=1",)}, "not searched"),
     ],
 )
 def test_what_is_refused(shards: str, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    base = IclRequest(run=small(shards, tmp_path / "out"), trials=8)
     with pytest.raises(UserError, match=message):
-        check(dataclasses.replace(base, **changes))
+        check(sweep(small(shards, tmp_path / "out"), **changes))
     assert not (tmp_path / "out").exists()
 
 
 def test_validation_data_is_needed(shards: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--data\.val"):
-        check(IclRequest(run=replace(small(shards, tmp_path / "out"), **{"data.val": ""}), trials=8))
+        check(sweep(small(shards, tmp_path / "out", **{"data.val": ""})))
 
 
 def test_a_checked_sweep_begins_with_the_recipe_and_continues_only_as_itself(shards: str, tmp_path: Path) -> None:
-    request = IclRequest(run=small(shards, tmp_path / "out"), trials=8, points=("loss.gamma=1 loss.alpha=0.6",))
+    request = sweep(small(shards, tmp_path / "out"), point=("loss.gamma=1 loss.alpha=0.6",))
     checked = check(request)
     assert [p.name for p in checked.first] == ["recipe", "point 1"] and checked.grace == 2
     assert checked.run.train.val_every == 2
     assert config_of(checked.space, checked.first[0].setting) == checked.run
     assert checked.first[1].setting["loss.gamma"] == 1
     check(dataclasses.replace(request, trials=20, hours=3.0, concurrent=1))  # goes on
-    check(dataclasses.replace(request, run=replace(request.run, **{"train.log_every": 7})))
+    check(replace(request, **{"train.log_every": 7}))
     for changes, named in (
-        ({"seed": 1}, "seed"),
+        ({"search_seed": 1}, "seed"),
         ({"grace": 3}, "grace"),
-        ({"run": replace(request.run, **{"train.steps": 20})}, "config"),
+        ({"train.steps": 20}, "config"),
     ):
         with pytest.raises(UserError, match=rf"holds a sweep with another .*{named}"):
-            check(dataclasses.replace(request, **changes))
+            check(replace(request, **changes))
 
 
 def test_a_sweep_by_a_search_that_is_gone_is_refused(shards: str, tmp_path: Path) -> None:
-    request = IclRequest(run=small(shards, tmp_path / "out"), trials=8)
+    request = sweep(small(shards, tmp_path / "out"))
     check(request)
     file = tmp_path / "out" / "sweep.json"
     file.write_text(file.read_text().replace('"search": "tpe"', '"search": "pbt"'))
@@ -99,7 +103,7 @@ def test_a_sweep_is_bound_to_its_data_and_start(shards: str, tmp_path: Path) -> 
     start = write_checkpoint(tmp_path / "start" / "checkpoints" / "step_00000001")
     run = dataclasses.replace(small(data, tmp_path / "out"), model=small_config().model)
     run = replace(run, **{"model.start": start})
-    request = IclRequest(run=run, trials=8)
+    request = sweep(run)
     check(request)
     check(request)
     shutil.rmtree(start)

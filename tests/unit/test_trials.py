@@ -191,8 +191,8 @@ def test_evaluate_takes_best_json_and_flags_win(tmp_path: Path) -> None:
     point |= {"cfr.expansion": 1.6, "cfr.min_crop": 100, "cfr.flip": False, "cfr.crop": 128}
     file = write_best(tmp_path, SPACE, point)
     base = ["--checkpoint", "c", "--data", "a=b", "--out", "o"]
-    request = evaluate_job.request_of(evaluate_job.parse([*base, "--config", file]))
-    assert request.steps == (3,) and request.crop == 128
+    request = evaluate_job.parse([*base, "--config", file])
+    assert request.cfr_steps == (3,) and request.crop == 128
     assert replace(request.cfr, steps=3, crop=128) == Cfr(
         steps=3,
         clicks=20,
@@ -205,12 +205,12 @@ def test_evaluate_takes_best_json_and_flags_win(tmp_path: Path) -> None:
         crop=128,
     )
     flags = ["--cfr-steps", "0", "1", "--threshold", "0.3", "--no-adaptive", "--flip", "--min-crop", "50"]
-    over = evaluate_job.request_of(evaluate_job.parse([f"--config={file}", *base, *flags]))
-    assert over.steps == (0, 1) and (over.cfr.threshold, over.cfr.adaptive, over.cfr.flip) == (0.3, False, True)
+    over = evaluate_job.parse([f"--config={file}", *base, *flags])
+    assert over.cfr_steps == (0, 1) and (over.cfr.threshold, over.cfr.adaptive, over.cfr.flip) == (0.3, False, True)
     assert (over.cfr.min_crop, over.cfr.expansion) == (50, 1.6)
     # Every value of CFR has its flag, so that no setting is taken in part.
     whole = evaluate_job.parse([*base, "--config", write_best(tmp_path, SPACE, {})])
-    assert evaluate_job.request_of(whole).cfr == Cfr()
+    assert replace(whole.cfr, crop=448) == Cfr()
 
 
 def test_train_takes_best_json_and_flags_win(tmp_path: Path) -> None:
