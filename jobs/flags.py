@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
@@ -40,8 +42,8 @@ def parse(
         joining: options whose values add up when they are given twice.
 
     Raises:
-        SystemExit: help was asked for (0), or the words are no such command line (2).
-        UserError: an option that does not exist, or a value that the class refuses.
+        SystemExit: help was asked for (0).
+        UserError: an option that does not exist or is missing, or a value that is not allowed.
     """
     short = {**SHORT, **(short or {})}
     words = spelled(words, short)
@@ -54,12 +56,25 @@ def parse(
     for option in joining:
         words = joined(words, option)
     extra: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=prog, description=about, args=words, **extra)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=prog, description=about, args=words, **extra)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{in_a_line(said.getvalue())} {prog} --help lists the options.") from None
 
 
 def described(metavar: str, text: str) -> Any:
     """Gives (`Annotated`) a field what stands for its value ("": its type), and a help text."""
     return tyro.conf.arg(metavar=metavar or None, help=text)
+
+
+def in_a_line(said: str) -> str:
+    """What the parser complains of in its box, without the box and its title."""
+    lines = [line.strip("│╰╯─ ") for line in said.split("For full helptext")[0].splitlines() if "╭" not in line]
+    return f"{' '.join(line for line in lines if line).rstrip('.')}."
 
 
 def names_of(kind: type, prefix: str = "") -> list[str]:

@@ -47,6 +47,7 @@ hypothesis.settings.register_profile("tests", deadline=None)  # no test asserts 
 hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["tests.cost"] if "TEST_COST" in os.environ else []
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 

@@ -7,6 +7,8 @@ from dataclasses import field
 from pipeline.config import Cfr, Eval, Tracking
 from pipeline.config.options import check, options
 
+GPU_BATCH = 16  # objects that share a forward pass on a GPU, where nothing else is asked for
+
 
 @options
 class EvaluationBase:
@@ -26,6 +28,11 @@ class EvaluationBase:
     def __post_init__(self) -> None:
         for name, given in (("crop", self.crop), ("limit", self.limit), ("batch-size", self.batch_size)):
             check(given >= 0, f"--{name} must be at least 0, got {given}.")
+
+    @property
+    def batch(self) -> int:
+        """Objects that share a forward pass, on the device that `eval.gpu` says."""
+        return self.batch_size or (GPU_BATCH if self.eval.gpu else 1)
 
 
 @options

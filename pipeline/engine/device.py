@@ -14,7 +14,6 @@ from pipeline.errors import UserError
 
 E = TypeVar("E", bound=EvaluationBase)
 Device = Literal["auto", "cpu", "gpu"]
-GPU_BATCH = 16  # objects that share a forward pass of an evaluation on a GPU, where nothing else is asked for
 
 
 def free_gpus() -> int:
@@ -57,10 +56,8 @@ def training_on_device(run: TrainConfig) -> TrainConfig:
 
 
 def evaluating_on_device(config: E) -> E:
-    """An evaluation's options with the device decided by the connected cluster, and with it the objects that share a
-    forward pass where nothing is asked for; a line says what is used."""
+    """An evaluation's options with the device decided by the connected cluster; a line says what is used."""
     free = free_gpus()
     gpu = takes_gpu(config.eval.device, config.eval.gpu, free)
     print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)
-    batch_size = config.batch_size or (GPU_BATCH if gpu else 1)
-    return replace(config, eval=replace(config.eval, gpu=gpu), batch_size=batch_size)
+    return replace(config, eval=replace(config.eval, gpu=gpu))

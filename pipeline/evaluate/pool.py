@@ -217,8 +217,8 @@ class ActorPool:
             running[actor.ready.remote()] = (actor, {})
 
         def send(actor: Any) -> None:
-            some = next_call(waiting, tries, actors, config.batch_size)
-            call = Call(some, parts, settings(some[0].crop), config.eval, config.batch_size, strict)
+            some = next_call(waiting, tries, actors, config.batch)
+            call = Call(some, parts, settings(some[0].crop), config.eval, config.batch, strict)
             promised = actor.evaluate.options(num_returns="streaming").remote(call)
             running[promised] = (actor, {unit.name: unit for unit in some})
 

@@ -162,4 +162,4 @@ def options(config: EvaluateConfig) -> dict[str, Any]:
     """The options by dotted name, as they are printed and tracked."""
     values = {f"cfr.{k}": v for k, v in config_io.flatten(config.cfr).items() if k not in ("steps", "crop")}
     values |= {f"eval.{k}": v for k, v in config_io.flatten(config.eval).items()}
-    return {**values, "batch_size": config.batch_size, "limit": config.limit}
+    return {**values, "batch_size": config.batch, "limit": config.limit}

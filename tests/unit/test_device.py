@@ -7,10 +7,9 @@ import dataclasses
 import pytest
 
 from pipeline import config
-from pipeline.config.evaluation import EvaluateConfig
+from pipeline.config.evaluation import GPU_BATCH, EvaluateConfig
 from pipeline.engine import device
 from pipeline.engine.device import (
-    GPU_BATCH,
     evaluating_on_device,
     takes_gpu,
     training_on_device,
@@ -54,12 +53,12 @@ def test_configs_are_decided_and_told(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "device: GPU, 2 training workers (2 GPUs are free)" in capsys.readouterr().out
     asked = EvaluateConfig(checkpoint="c", data=("a=b",), out="o")
     on_gpu = evaluating_on_device(asked)
-    assert on_gpu.eval.gpu and on_gpu.batch_size == GPU_BATCH
+    assert on_gpu.eval.gpu and on_gpu.batch == GPU_BATCH
     on_cpu = evaluating_on_device(dataclasses.replace(asked, eval=config.Eval(device="cpu")))
-    assert not on_cpu.eval.gpu and on_cpu.batch_size == 1
+    assert not on_cpu.eval.gpu and on_cpu.batch == 1
     for name in ("gpu", "cpu"):
         given = dataclasses.replace(asked, batch_size=8, eval=config.Eval(device=name))
-        assert evaluating_on_device(given).batch_size == 8
+        assert evaluating_on_device(given).batch == 8
     monkeypatch.setattr(device, "free_gpus", lambda: 0)
     run = training_on_device(config.TrainConfig())
     assert not run.train.gpu and run.train.workers == 1
