@@ -13,7 +13,7 @@ import sys
 from functools import partial
 
 from jobs import flags
-from jobs.recipes import RECIPES, STARTS
+from jobs.recipes import RECIPES
 from jobs.training_log import TrainingLog
 from pipeline import config, storage
 from pipeline.config import io as config_io
@@ -48,7 +48,7 @@ def recipe_and_start(args: list[str], doc: str) -> tuple[str, config.TrainConfig
         sys.exit(0 if args else 2)
     if args[0] not in RECIPES:
         raise UserError(f"There is no recipe {args[0]!r}.{did_you_mean(args[0], RECIPES)} Recipes: {known}.")
-    start = RECIPES[args[0]]()
+    start = RECIPES[args[0]].config
     file, words = flags.config_flag(args[1:]), flags.without_config(args[1:])
     if file is not None:
         setting = read_setting(storage.absolute(file), "icl", config_io.flatten(start))
@@ -67,8 +67,8 @@ def completed(run: config.TrainConfig, recipe: str) -> config.TrainConfig:
             raise UserError(
                 f"--{name} is missing: say where {'to write the run' if name == 'out' else 'the shards are'}."
             )
-    if recipe in STARTS and not run.model.start:
-        raise UserError(f"Recipe {recipe} starts from {STARTS[recipe]}: say where it is with --model.start URI.")
+    if (needs := RECIPES[recipe].needs) and not run.model.start:
+        raise UserError(f"Recipe {recipe} starts from {needs}: say where it is with --model.start URI.")
     given = {n: config_io.flatten(run)[n] for n in ("out", "data.train", "data.val", "model.start")}
     uris = {n: storage.absolute(v) for n, v in given.items() if v and (n != "model.start" or is_uri(v))}
     return config_io.replace(run, **uris)
@@ -77,7 +77,7 @@ def completed(run: config.TrainConfig, recipe: str) -> config.TrainConfig:
 def parse(args: list[str]) -> config.TrainConfig:
     """A recipe's config, over it the setting of --config, over that the command line; paths made absolute."""
     recipe, start, words = recipe_and_start(args, __doc__ or "")
-    about = RECIPES[recipe].__doc__
+    about = RECIPES[recipe].about
     run = flags.parse(config.TrainConfig, words, prog=f"jobs.train {recipe}", about=about, default=start, short=SHORT)
     return completed(run, recipe)
 

@@ -39,7 +39,7 @@ def parse(args: list[str]) -> IclSweepConfig:
         IclSweepConfig,
         words,
         prog=f"jobs.tune icl {recipe}",
-        about=f"{__doc__}\nRecipe: {RECIPES[recipe].__doc__}",
+        about=f"{__doc__}\nRecipe: {RECIPES[recipe].about}",
         default=IclSweepConfig(trials=tyro.MISSING, **fields_of(start, TrainConfig)),
         short=SHORT,
         joining=("--space", "--point"),

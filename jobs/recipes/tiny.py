@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.recipes.presets import Recipe
 from pipeline import config
 
-
-def tiny() -> config.TrainConfig:
-    """A 0.7 M parameter ViT at 160 pixels with SUEM and ICL, from scratch; for the demo, tests and a first look.
-
-    Reproduces: nothing published. Start: random. Hardware: a laptop CPU.
-    Expected: see README, "What to expect"; a few minutes teach it what a click means, not published quality.
-    """
-    return config.TrainConfig(
+TINY = Recipe(
+    config.TrainConfig(
         recipe="tiny",
         data=config.Data(crop=160, epoch_samples=1_600, min_object_area=100, chunk=32),
         clicks=config.Clicks(max_points=12),
@@ -19,4 +14,11 @@ def tiny() -> config.TrainConfig:
         optim=config.Optim(lr=3e-3, milestones=(2,), clip_norm=1.0, warmup_steps=20),
         train=config.Train(epochs=3, batch=16, log_every=10, val_every=150, val_objects=16, checkpoint_every=50),
         cfr=config.Cfr(crop=160),
-    )
+    ),
+    """A 0.7 M parameter ViT at 160 pixels with SUEM and ICL, from scratch; for the demo, tests and a first look.
+
+Reproduces: nothing published.
+Start: random.
+Hardware: a laptop CPU.
+Expected: see README, "What to expect"; a few minutes teach it what a click means, not published quality.""",
+)

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_round_trip_through_json(name: str) -> None:
-    run = RECIPES[name]()
+    run = RECIPES[name].config
     assert run.recipe == name
     assert config_io.from_dict(config.TrainConfig, config_io.to_dict(run)) == run
 

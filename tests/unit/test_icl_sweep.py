@@ -33,7 +33,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small(shards: str, out: Path, **more: Any) -> TrainConfig:
     values = {"out": str(out), "data.train": shards, "data.val": shards, "train.steps": 18, "data.crop": 64}
     values |= {"cfr.crop": 64, "model.train_size": 64, "data.min_object_area": 20}
-    return replace(RECIPES["tiny"](), **{**values, **more})
+    return replace(RECIPES["tiny"].config, **{**values, **more})
 
 
 def sweep(run: TrainConfig, **more: Any) -> IclSweepConfig:

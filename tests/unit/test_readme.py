@@ -25,7 +25,7 @@ def test_the_code_map_is_made_from_the_docstrings() -> None:
 
 
 def test_dotted_options_exist() -> None:
-    known = config_io.flatten(RECIPES["tiny"]())
+    known = config_io.flatten(RECIPES["tiny"].config)
     shown = {name.replace("-", "_") for name in re.findall(r"--([a-z]+\.[a-z_.-]+)", README)}
     assert shown
     assert shown <= set(known)

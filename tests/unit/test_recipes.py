@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.recipes import RECIPES, STARTS
+from jobs.recipes import RECIPES
 from jobs.train import parse
 from pipeline import config
 from pipeline.config import io as config_io
@@ -156,13 +156,13 @@ def test_the_table_has_every_recipe() -> None:
 def test_every_constant(name: str) -> None:
     size, data, style, row = TABLE[name]
     wanted = {**COMMON, **MODELS[size], **DATA[data], **STYLES[style], **dict(zip(_ROW, row, strict=True))}
-    have = {k: v for k, v in config_io.flatten(RECIPES[name]()).items() if not k.startswith(OPERATION)}
+    have = {k: v for k, v in config_io.flatten(RECIPES[name].config).items() if not k.startswith(OPERATION)}
     assert have == wanted
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_docstring_says_what_it_is_about(name: str) -> None:
-    text = RECIPES[name].__doc__ or ""
+def test_the_text_says_what_it_is_about(name: str) -> None:
+    text = RECIPES[name].about
     for word in ("Reproduces: ", "Start: ", "Hardware: ", "Expected: "):
         assert word in text
     if name.startswith("icl_suem"):
@@ -173,14 +173,14 @@ def test_the_docstring_says_what_it_is_about(name: str) -> None:
 def test_the_claims_table_knows_it(name: str) -> None:
     """A model trained by the recipe is compared with the claims of its own kind."""
     size, data, _, _ = TABLE[name]
-    run = RECIPES[name]()
+    run = RECIPES[name].config
     known = identify({"format": "cfr-icl", "uri": "x", "recipe": name, "model": config_io.to_dict(run.model)})
     system = "SimpleClick" if name.startswith("simpleclick") else "ICL"
     assert known == Identity(system, VARIANT[size], TRAINED_ON[data])
 
 
 def test_every_claimed_model_has_a_recipe() -> None:
-    runs = {name: RECIPES[name]() for name in TABLE if not name.startswith("icl_suem")}
+    runs = {name: RECIPES[name].config for name in TABLE if not name.startswith("icl_suem")}
     known = [
         identify({"format": "cfr-icl", "uri": "x", "recipe": name, "model": config_io.to_dict(run.model)})
         for name, run in runs.items()
@@ -192,7 +192,7 @@ def test_every_claimed_model_has_a_recipe() -> None:
 @pytest.mark.parametrize("size", MODELS)
 def test_the_network(size: str) -> None:
     """Built without memory: the transformer's shapes by hand, all parameters by count."""
-    model = next(RECIPES[name]().model for name, row in TABLE.items() if row[0] == size)
+    model = next(RECIPES[name].config.model for name, row in TABLE.items() if row[0] == size)
     check_crop(model, 448, "crop")
     assert VARIANTS[model.patch, model.dim, model.depth] == model.heads
     dim, patch, grid = model.dim, model.patch, 448 // model.patch
@@ -222,15 +222,18 @@ def test_the_network(size: str) -> None:
     assert unused["backbone.head.weight"] == (1000, dim)
 
 
+NEEDING = [name for name, recipe in RECIPES.items() if recipe.needs]
+
+
 def arguments(name: str, *more: str) -> list[str]:
     return [name, "--data.train", "/data/shards", "--out", "/data/run", *more]
 
 
 def test_the_recipes_that_need_a_start() -> None:
-    assert STARTS.keys() == {name for name in TABLE if not name.startswith("simpleclick")}
+    assert set(NEEDING) == {name for name in TABLE if not name.startswith("simpleclick")}
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", NEEDING)
 def test_a_recipe_without_its_start_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"{name} starts from the complete SimpleClick .*--model\.start"):
         parse(arguments(name))
@@ -240,8 +243,8 @@ def test_a_recipe_without_its_start_is_refused(name: str) -> None:
 
 def test_schedule_of_the_published_recipes() -> None:
     """55 epochs of 30,000 draws are 51,535 steps; the incomplete batch of an epoch is dropped."""
-    steps = {name: RECIPES[name]().total_steps for name in TABLE}
+    steps = {name: RECIPES[name].config.total_steps for name in TABLE}
     assert steps["simpleclick_huge_cocolvis"] == 55 * 937
     assert steps["simpleclick_base_sbd"] == 55 * 265
     assert steps["cfr_icl_huge_cocolvis"] == 93
-    assert isinstance(RECIPES["cfr_icl_huge_sbd"](), config.TrainConfig)
+    assert isinstance(RECIPES["cfr_icl_huge_sbd"].config, config.TrainConfig)

@@ -30,7 +30,7 @@ from pipeline.tune.proposals import (
 from pipeline.tune.spaces import Space, build, cfr_defaults, icl_defaults
 
 CONFIG = TrainConfig(cfr=Cfr(crop=160))
-TINY = RECIPES["tiny"]()
+TINY = RECIPES["tiny"].config
 
 
 def cfr(*words: str, only: bool = False) -> Space:
@@ -172,7 +172,7 @@ def test_words_replace_add_fix_and_restrict() -> None:
 def test_default_ranges_are_written_as_a_person_would() -> None:
     assert icl().to_dict()["optim.lr"] == "loguniform(0.0003,0.03)"
     for recipe in RECIPES.values():
-        for text in build("icl", config := recipe(), icl_defaults(config)).to_dict().values():
+        for text in build("icl", recipe.config, icl_defaults(recipe.config)).to_dict().values():
             assert not re.search(r"\d{6}", text), text
 
 

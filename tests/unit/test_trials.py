@@ -36,7 +36,7 @@ from pipeline.tune.trials import (
 from pipeline.tune.trials import best as best_of
 
 SPACE = build("cfr", TrainConfig(cfr=Cfr(crop=160)), cfr_defaults((128, 160)))
-TINY = RECIPES["tiny"]()
+TINY = RECIPES["tiny"].config
 NOC, PASSES = OBJECTIVES["noc90"], OBJECTIVES["passes"]
 
 
