@@ -204,11 +204,11 @@ def part_workers(made: Manifest, steps: int = 60) -> None:
 
 
 def part_checkpoint() -> None:
-    from jobs.recipes.parts import BASE
+    from jobs.recipes.presets import MODELS
 
     torch.manual_seed(0)
-    model = ClickSegmenter(BASE)
-    optimizer = build_optimizer(model, config.Optim(), BASE.depth)
+    model = ClickSegmenter(MODELS["base"])
+    optimizer = build_optimizer(model, config.Optim(), MODELS["base"].depth)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

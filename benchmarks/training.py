@@ -30,7 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.icl_memory import made_batch
 from benchmarks.stream import commit, processor
-from jobs.recipes.parts import BASE, HUGE, ICL, LARGE
+from jobs.recipes.presets import ICL
+from jobs.recipes.presets import MODELS as PUBLISHED
 from pipeline import config
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
@@ -39,7 +40,7 @@ from pipeline.train import icl
 from pipeline.train.optim import build_optimizer
 from pipeline.train.state import TrainState, publish, take_snapshot, write_parts
 
-MODELS = {"vit_b": BASE, "vit_l": LARGE, "vit_h": HUGE}
+MODELS = {"vit_b": PUBLISHED["base"], "vit_l": PUBLISHED["large"], "vit_h": PUBLISHED["huge"]}
 RECIPES = {"vit_b": "icl_suem_base_cocolvis", "vit_l": "icl_suem_large_cocolvis", "vit_h": "cfr_icl_huge_cocolvis"}
 CLICKS = 3
 

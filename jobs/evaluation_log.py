@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import storage
+from pipeline.errors import describe
 from pipeline.evaluate.job import Evaluation
 from pipeline.evaluate.request import CheckedEvaluation, options
 from pipeline.evaluate.setting import Setting
@@ -41,7 +42,7 @@ class EvaluationLog:
                     pictures.append(_picture(row, kind, evaluation))
                 except Exception as error:  # a picture that cannot be drawn costs no result
                     what = f"{row['dataset']}, image {row['image_id']}, object {row['object_id']}"
-                    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    reason = describe(error)
                     print(f"report: the picture of {what} could not be drawn ({reason})", flush=True)
         write_report(evaluation.out, evaluation.summary, evaluation.objects, pictures)
 

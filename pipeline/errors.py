@@ -63,6 +63,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {min(near, key=distance)!r}?" if near else ""
 
 
+def describe(error: BaseException, most: int = 300) -> str:
+    """An error in one line of at most so many characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:most]
+
+
 def user_error_in(error: BaseException | None) -> UserError | None:
     """The UserError inside an exception that crossed a Ray task, or None."""
     return error_in(error, UserError)

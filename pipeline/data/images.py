@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.schema import Row, Sample, decode_map
-from pipeline.errors import BadRow
+from pipeline.errors import BadRow, describe
 
 MAX_PIXELS = 100_000_000
 """Images that claim more are refused before decoding: a file of some kilobytes can ask for gigabytes of memory."""
@@ -131,7 +131,7 @@ def decode(data: bytes, flags: int, strict: bool = False, what: str = "image") -
     except Image.DecompressionBombError as error:
         raise BadRow(f"{what} claims too many pixels", str(error)) from error
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
-        raise BadRow(f"{what} does not decode", f"{type(error).__name__}: {error}"[:300]) from error
+        raise BadRow(f"{what} does not decode", describe(error)) from error
     if array is None:
         raise BadRow(f"{what} does not decode", f"OpenCV cannot read these {len(data)} bytes")
     return array

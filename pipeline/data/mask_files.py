@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.images import check_whole, decode, exif_orientation, orient
-from pipeline.errors import BadRow
+from pipeline.errors import BadRow, describe
 
 ALPHA = "mask has a transparency that its colours contradict"
 PAGES = "mask has several pages"
@@ -127,7 +127,7 @@ def _indices(data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image)
     except (OSError, ValueError, SyntaxError) as error:
-        raise BadRow("mask does not decode", f"{type(error).__name__}: {error}"[:300]) from error
+        raise BadRow("mask does not decode", describe(error)) from error
 
 
 def _palette(indices: np.ndarray, palette: np.ndarray, clear: np.ndarray) -> Labels:

@@ -23,10 +23,9 @@ import torch
 
 from pipeline.clicks.encode import Click, empty
 from pipeline.config import Cfr, Eval
+from pipeline.errors import describe
 from pipeline.evaluate.cfr import Look, RunInput, Session, image_tensor
 from pipeline.evaluate.zoom import Box
-
-MAX_ERROR = 500  # characters kept of an error
 
 Observer = Callable[[Any, Session], None]
 """Called with a key and a session after each of its finished clicks, `len(session.ious)` of them so far
@@ -200,11 +199,6 @@ def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, 
     seconds = (time.perf_counter() - since) / len(passes)
     for one, probability in zip(passes, maps, strict=True):
         _deliver(one, probability, seconds, "")
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR]
 
 
 def _deliver(one: Pass, probability: torch.Tensor | None, seconds: float, error: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pipeline import storage
+from pipeline.errors import describe
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, to_html, to_markdown
 
 FIGURES = "report-figures"
@@ -40,7 +41,7 @@ def section(title: str, make: Callable[[], Sequence[Block]]) -> list[Block]:
     try:
         return list(make())
     except Exception as error:  # matplotlib, OpenCV and Pillow raise nearly anything on shapes they cannot draw
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = describe(error)
         print(f"report: {title} could not be drawn ({reason})", flush=True)
         return [Heading(title), Paragraph(f"This part could not be drawn: {reason}.")]
 

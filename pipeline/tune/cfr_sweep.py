@@ -27,12 +27,12 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config import Cfr, Eval
 from pipeline.engine.progress import Progress
+from pipeline.errors import describe
 from pipeline.evaluate import results
 from pipeline.evaluate.metrics import levels, noc
 from pipeline.evaluate.plan import DataSet, WorkUnit, plan
 from pipeline.evaluate.pool import LOST, ActorPool, actors_for, in_rounds, prepared
 from pipeline.evaluate.setting import dataset_rows
-from pipeline.evaluate.shared import describe
 from pipeline.storage.json_files import read_json, write_json
 from pipeline.tune.cfr_request import CheckedSweep
 from pipeline.tune.proposals import Proposal, config_of, key_of
