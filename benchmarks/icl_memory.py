@@ -57,7 +57,7 @@ def measure(variant: str, batch_size: int, clicks: int, per_step: bool) -> dict[
     from pipeline.train import icl
     from pipeline.train.optim import build_optimizer
 
-    run = RECIPES["tiny"]() if variant == "tiny" else config.TrainConfig()
+    run = RECIPES["tiny"].config if variant == "tiny" else config.TrainConfig()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = ClickSegmenter(run.model).to(device).train()
