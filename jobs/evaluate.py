@@ -18,20 +18,13 @@ from dataclasses import replace
 import tyro
 
 from jobs import flags
-from jobs.evaluation_log import print_table, tracked, with_comparison
 from pipeline import storage
 from pipeline.config import Cfr, Eval, TrainConfig
 from pipeline.config import io as config_io
 from pipeline.config.evaluation import EvaluateConfig
 from pipeline.engine import lease
-from pipeline.engine.connect import connect
-from pipeline.engine.device import evaluating_on_device
 from pipeline.engine.main import main
 from pipeline.errors import UserError
-from pipeline.evaluate.job import evaluate
-from pipeline.evaluate.request import check
-from pipeline.report.compare import read_earlier
-from pipeline.tune.setting_file import read_setting
 
 SHORT = {
     **flags.short_forms(cfr=Cfr, eval=Eval),
@@ -51,6 +44,8 @@ def parse(args: list[str]) -> EvaluateConfig:
     start = EvaluateConfig(checkpoint=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
     file = flags.config_flag(args)
     if file is not None:
+        from pipeline.tune.setting_file import read_setting
+
         known = [name for name in config_io.flatten(TrainConfig()) if name.startswith("cfr.")]
         setting = read_setting(storage.absolute(file), "cfr", dict.fromkeys(known))
         cfr = config_io.replace(TrainConfig(), **setting).cfr
@@ -71,6 +66,14 @@ def job(args: list[str]) -> None:
 
 def carry_out(config: EvaluateConfig) -> None:
     """Evaluate what is missing, and write the report."""
+    # Not above: torch, Ray and MLflow take seconds, and --help and a wrong option need none of them.
+    from jobs.evaluation_log import print_table, tracked, with_comparison
+    from pipeline.engine.connect import connect
+    from pipeline.engine.device import evaluating_on_device
+    from pipeline.evaluate.job import evaluate
+    from pipeline.evaluate.request import check
+    from pipeline.report.compare import read_earlier
+
     if config.compare and storage.absolute(config.compare) == storage.absolute(config.out):
         raise UserError("--compare names the output folder; name that of another evaluation.")
     earlier = read_earlier(storage.absolute(config.compare)) if config.compare else None

@@ -13,15 +13,12 @@ import io
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from tyro.conf import Positional
 
 from jobs import flags
 from pipeline import storage
 from pipeline.engine.main import main
 from pipeline.errors import UserError
-from pipeline.model.checkpoints import load_model, read_unused
-from pipeline.model.published import to_published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +32,12 @@ def job(args: list[str]) -> None:
     source, out = storage.absolute(options.source), storage.absolute(options.out)
     if storage.exists(out):
         raise UserError(f"{out} exists already. Choose a new file name.")
+    # Not above: torch takes a second, and --help and a wrong option do not need it.
+    import torch
+
+    from pipeline.model.checkpoints import load_model, read_unused
+    from pipeline.model.published import to_published
+
     model, info = load_model(source)
     content = to_published(model, read_unused(source))
     buffer = io.BytesIO()

@@ -9,7 +9,7 @@ named (cocolvis_icl_vit_huge): the claims table knows published models by their 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
@@ -18,12 +18,12 @@ from pipeline import storage
 from pipeline.engine import lease
 from pipeline.engine.main import main
 from pipeline.errors import UserError
-from pipeline.model.checkpoints import read_published, write_imported
-from pipeline.model.published import NAMES, Published
 
 
 def describe(published: Published, sha256: str) -> list[str]:
     """What was found, a line for each fact."""
+    from pipeline.model.published import NAMES
+
     model = published.model
     numbers = sum(t.numel() for t in published.weights.values())
     unused = sum(t.numel() for t in published.unused.values())
@@ -36,6 +36,10 @@ def describe(published: Published, sha256: str) -> list[str]:
         f"{', '.join(sorted(published.unused))}",
         f"sha256      {sha256}",
     ]
+
+
+if TYPE_CHECKING:
+    from pipeline.model.published import Published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,9 @@ def job(args: list[str]) -> None:
         raise UserError(f"There is no file {source}.")
     if storage.exists(out) and (not storage.is_folder(out) or lease.other_names(storage.list_files(out))):
         raise UserError(f"{out} exists already. Choose a new folder.")
+    # Not above: torch takes a second, and --help and a wrong option do not need it.
+    from pipeline.model.checkpoints import read_published, write_imported
+
     published, sha256 = read_published(source)
     with lease.held(out, "jobs.import_checkpoint"):
         write_imported(published, sha256, source, out)

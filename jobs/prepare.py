@@ -20,7 +20,6 @@ from pipeline.data.readers import open_reader
 from pipeline.data.readers.coco_instances import CROWDS, EXIFS
 from pipeline.data.readers.layouts import LOOKS, other_layout
 from pipeline.data.rejects import lines
-from pipeline.data.shards import write_shards
 from pipeline.engine import lease
 from pipeline.engine.main import main
 from pipeline.engine.progress import duration
@@ -59,6 +58,9 @@ def job(args: list[str]) -> None:
         raise UserError(f"--max-bad-fraction is a share: {options.max_bad_fraction} is not between 0 and 1.")
     if options.seed < 0:
         raise UserError(f"--seed is a number from 0 up, not {options.seed}.")
+    # Not above: Ray Data takes a second, and --help and a wrong option do not need it.
+    from pipeline.data.shards import write_shards
+
     start = time.monotonic()
     reader = open_reader(
         options.source,

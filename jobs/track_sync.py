@@ -13,7 +13,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
@@ -23,9 +23,9 @@ from pipeline.engine import lease
 from pipeline.engine.main import main
 from pipeline.errors import UserError
 from pipeline.redact import mask_uris
-from pipeline.tracking.contents import IDENTITY, read_identity
-from pipeline.tracking.run import Outcome, replay
-from pipeline.tune.icl_folder import TRIALS
+
+if TYPE_CHECKING:
+    from pipeline.tracking.run import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,11 @@ def sync(place: str, uri: str) -> Iterator[Outcome]:
     Raises:
         UserError: there is no tracked run, or its store needs an address.
     """
+    # Not above: these bring torch, which takes a second, and --help and a wrong option do not need it.
+    from pipeline.tracking.contents import IDENTITY, read_identity
+    from pipeline.tracking.run import replay
+    from pipeline.tune.icl_folder import TRIALS
+
     if read_identity(place) is None:
         raise UserError(f"There is no tracked run here: it holds no {IDENTITY}.")
     sweep = place.rpartition(f"/{TRIALS}/")[0]  # whose job writes the folders of its trials

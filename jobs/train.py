@@ -14,24 +14,12 @@ from functools import partial
 
 from jobs import flags
 from jobs.recipes import RECIPES
-from jobs.training_log import TrainingLog
 from pipeline import config, storage
 from pipeline.config import io as config_io
-from pipeline.data.manifest import load_manifest
 from pipeline.engine import lease, stop
-from pipeline.engine.connect import connect
-from pipeline.engine.device import training_on_device
 from pipeline.engine.main import main
 from pipeline.errors import UserError, did_you_mean
-from pipeline.evaluate.validate import validate_share
-from pipeline.model.segmenter import check_crop
-from pipeline.model.start import is_uri, new_model
 from pipeline.redact import mask_uris
-from pipeline.tracking.store_uri import resolve_tracking
-from pipeline.train.launch import fit
-from pipeline.train.run_folder import inputs_of, open_folder
-from pipeline.train.state import complete_checkpoints, step_of
-from pipeline.tune.setting_file import read_setting
 
 SHORT = {"device": "train.device"}
 
@@ -51,6 +39,8 @@ def recipe_and_start(args: list[str], doc: str) -> tuple[str, config.TrainConfig
     start = RECIPES[args[0]].config
     file, words = flags.config_flag(args[1:]), flags.without_config(args[1:])
     if file is not None:
+        from pipeline.tune.setting_file import read_setting
+
         setting = read_setting(storage.absolute(file), "icl", config_io.flatten(start))
         start = config_io.replace(start, **setting)
     return args[0], start, words
@@ -69,8 +59,8 @@ def completed(run: config.TrainConfig, recipe: str) -> config.TrainConfig:
             )
     if (needs := RECIPES[recipe].needs) and not run.model.start:
         raise UserError(f"Recipe {recipe} starts from {needs}: say where it is with --model.start URI.")
-    given = {n: config_io.flatten(run)[n] for n in ("out", "data.train", "data.val", "model.start")}
-    uris = {n: storage.absolute(v) for n, v in given.items() if v and (n != "model.start" or is_uri(v))}
+    given = {n: config_io.flatten(run)[n] for n in ("out", "data.train", "data.val")}
+    uris = {n: storage.absolute(v) for n, v in (*given.items(), ("model.start", run.model.start_uri)) if v}
     return config_io.replace(run, **uris)
 
 
@@ -90,6 +80,19 @@ def job(args: list[str]) -> None:
 
 def carry_out(run: config.TrainConfig) -> None:
     """Train, or continue training, until the run's last step."""
+    # Not above: torch, Ray and MLflow take seconds, and --help and a wrong option need none of them.
+    from jobs.training_log import TrainingLog
+    from pipeline.data.manifest import load_manifest
+    from pipeline.engine.connect import connect
+    from pipeline.engine.device import training_on_device
+    from pipeline.evaluate.validate import validate_share
+    from pipeline.model.segmenter import check_crop
+    from pipeline.model.start import new_model
+    from pipeline.tracking.store_uri import resolve_tracking
+    from pipeline.train.launch import fit
+    from pipeline.train.run_folder import inputs_of, open_folder
+    from pipeline.train.state import complete_checkpoints, step_of
+
     check_crop(run.model, run.data.crop, "--data.crop")
     check_crop(run.model, run.cfr.crop, "--cfr.crop")
     manifests = [load_manifest(uri) for uri in (run.data.train, run.data.val) if uri]

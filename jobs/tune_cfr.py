@@ -13,14 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobs import flags
-from jobs.tune_cfr_log import print_passes, tracked_cfr
 from pipeline.config import Eval
 from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.engine import lease
-from pipeline.engine.connect import connect
-from pipeline.engine.device import evaluating_on_device
-from pipeline.tune.cfr_request import check
-from pipeline.tune.cfr_sweep import Sweep
 
 SHORT = {**flags.short_forms(eval=Eval), "seed": "search_seed", "cfr.crop": "crop"}
 
@@ -39,6 +34,13 @@ def job(args: list[str]) -> None:
 
 def carry_out(config: CfrSweepConfig) -> None:
     """Evaluate the settings that are missing, and write the report."""
+    # Not above: torch, Ray and MLflow take seconds, and --help and a wrong option need none of them.
+    from jobs.tune_cfr_log import print_passes, tracked_cfr
+    from pipeline.engine.connect import connect
+    from pipeline.engine.device import evaluating_on_device
+    from pipeline.tune.cfr_request import check
+    from pipeline.tune.cfr_sweep import Sweep
+
     checked = check(config)
     connect()
     checked = replace(checked, config=evaluating_on_device(checked.config))

@@ -18,18 +18,11 @@ import tyro
 from jobs import flags
 from jobs.recipes import RECIPES
 from jobs.train import SHORT, completed, recipe_and_start
-from jobs.tune_icl_log import tracked_icl
-from jobs.tune_log import print_best
 from pipeline.config import TrainConfig
 from pipeline.config import io as config_io
 from pipeline.config.sweeps import IclSweepConfig, fields_of
 from pipeline.engine import lease, stop
-from pipeline.engine.connect import connect
-from pipeline.engine.device import free_gpus, takes_gpu
 from pipeline.errors import UserError
-from pipeline.tune.icl_request import check
-from pipeline.tune.icl_sweep import IclSweep
-from pipeline.tune.icl_tuner import run
 
 
 def parse(args: list[str]) -> IclSweepConfig:
@@ -55,6 +48,15 @@ def job(args: list[str]) -> None:
 
 def carry_out(config: IclSweepConfig) -> None:
     """Train the trials that are missing, and write the report."""
+    # Not above: torch, Ray and MLflow take seconds, and --help and a wrong option need none of them.
+    from jobs.tune_icl_log import tracked_icl
+    from jobs.tune_log import print_best
+    from pipeline.engine.connect import connect
+    from pipeline.engine.device import free_gpus, takes_gpu
+    from pipeline.tune.icl_request import check
+    from pipeline.tune.icl_sweep import IclSweep
+    from pipeline.tune.icl_tuner import run
+
     checked = check(config)
     connect()
     free = free_gpus()

@@ -1,13 +1,69 @@
-"""The options of an evaluation, and those that it shares with a sweep over CFR settings."""
+"""The options of an evaluation: CFR, clicking, tracking; what it shares with a sweep over CFR settings."""
 
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Literal
 
-from pipeline.config import Cfr, Eval, Tracking
-from pipeline.config.options import check, options
+from pipeline.config.options import check, check_probabilities, options
 
 GPU_BATCH = 16  # objects that share a forward pass on a GPU, where nothing else is asked for
+
+
+@options
+class Cfr:
+    """Cascade-forward refinement at inference (paper, section on CFR)."""
+
+    steps: int = 0  # n of CFR-n: refinements after the first forward pass of a click
+    clicks: int = 1  # Only the first so many clicks are refined (published default 1)
+    adaptive: bool = False
+    """A-CFR: stop refining when at most `adaptive_pixels` pixels of the binary mask changed."""
+    adaptive_pixels: int = 20  # Most changed pixels that end the refinement of A-CFR
+    threshold: float = 0.49  # Probability above which a pixel belongs to the mask
+    crop: int = 448  # Side of the network's input, pixels (DAVIS: 672)
+    flip: bool = True  # Average the logits with those of the mirrored input
+    zoom_threshold: float = 0.50  # Probability above which a pixel counts for the zoom-in box
+    expansion: float = 1.4  # Zoom-in box over object box, per side
+    min_crop: int = 200  # Smallest side of the zoom-in box, image pixels
+    recompute_iou: float = 0.5  # The zoom-in box in use is kept while its IoU with the new one is at least this
+
+    def __post_init__(self) -> None:
+        check_probabilities(self, "cfr", "threshold", "zoom_threshold", "recompute_iou")
+        check(self.steps >= 0 and self.clicks >= 0, "cfr.steps and cfr.clicks must be >= 0.")
+        check(self.adaptive_pixels >= 0, f"cfr.adaptive_pixels must be >= 0, got {self.adaptive_pixels}.")
+        check(self.crop >= 32, f"cfr.crop must be at least 32 pixels, got {self.crop}.")
+        check(self.expansion > 0, f"cfr.expansion must be positive, got {self.expansion}.")
+        check(self.min_crop >= 1, f"cfr.min_crop must be at least 1 pixel, got {self.min_crop}.")
+
+
+@options
+class Eval:
+    """How an object is clicked and when it ends."""
+
+    max_clicks: int = 20  # Click budget of an object
+    target_iou: float = 0.95  # An object ends when its IoU reaches this; NoC is reported up to it
+    full_curve: bool = False  # Click every object max_clicks times, also past the target
+    actors: int = 0  # Inference actors; 0: one per GPU, or one per two free CPUs
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones
+    gpu: bool = False  # The older way to say device gpu
+    max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
+    hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
+
+    def __post_init__(self) -> None:
+        for name in ("hang_seconds", "actors"):
+            check(getattr(self, name) >= 0, f"eval.{name} must be >= 0, got {getattr(self, name)}.")
+        check(1 <= self.max_clicks, f"eval.max_clicks must be at least 1, got {self.max_clicks}.")
+        check_probabilities(self, "eval", "target_iou", "max_bad_fraction")
+
+
+@options
+class Tracking:
+    """Where runs are logged."""
+
+    uri: str = ""  # MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else a SQLite store in the working folder
+    experiment: str = "cfr-icl"  # MLflow experiment
+    name: str = ""  # Name of the run; empty: recipe and output folder
+    enabled: bool = True  # Log to MLflow; --no-tracking for short
 
 
 @options

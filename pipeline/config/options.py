@@ -18,6 +18,13 @@ def check(ok: bool, message: str) -> None:
         raise UserError(message)
 
 
+def check_probabilities(owner: object, prefix: str, *names: str) -> None:
+    """Raise UserError unless the options of a group are between 0 and 1."""
+    for name in names:
+        value = getattr(owner, name)
+        check(0.0 <= value <= 1.0, f"{prefix}.{name} is a probability: {value} is not between 0 and 1.")
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def options(cls: type[T]) -> type[T]:
     """A frozen dataclass; NaN and infinity in any of its fields are a UserError that names the option."""

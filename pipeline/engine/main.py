@@ -9,8 +9,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import ray
-
 from pipeline.engine import stop
 from pipeline.errors import Unavailable, error_in, user_error_in
 from pipeline.redact import mask_uris
@@ -51,7 +49,7 @@ def main(job: Callable[[list[str]], None]) -> NoReturn:
     with stop.stoppable(lambda: None):  # what is done is done: one signal does not change how it ended
         if stop.heard():
             stop.note_engine()
-        if ray.is_initialized():
+        if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():  # --help needs none
             ray.shutdown()
         stop.kill_engine()  # a signal may have come in the middle of its start
     sys.exit(code)

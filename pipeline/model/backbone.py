@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.model import torchvision_ops as _torchvision_ops  # noqa: F401, must come before timm
+from pipeline.model.timm_blocks import Block, PatchEmbed
 
 WINDOW = 224  # pixels: the side of the input that one attention window is about
 
@@ -48,21 +46,10 @@ def resize_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Te
     return resized.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-class Norm(nn.LayerNorm):
-    """LayerNorm with the eps of MAE and SimpleClick."""
-
-    def __init__(self, dim: int, **factory: Any) -> None:
-        super().__init__(dim, eps=1e-6, **factory)
-
-
 class Backbone(nn.Module):
     """ViT blocks over image tokens plus click tokens; no class token, no norm after the last block."""
 
     def __init__(self, patch: int, dim: int, depth: int, heads: int, train_size: int, checkpointing: bool) -> None:
-        # Not above: timm takes seconds to import, and most processes (the driver, the engine's own) build no model.
-        from timm.layers.patch_embed import PatchEmbed
-        from timm.models.vision_transformer import Block
-
         super().__init__()
         self.patch, self.depth, self.checkpointing = patch, depth, checkpointing
         grid = train_size // patch
@@ -71,9 +58,7 @@ class Backbone(nn.Module):
         )
         self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid, dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.blocks = nn.ModuleList(
-            [Block(dim, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=Norm) for _ in range(depth)]
-        )
+        self.blocks = nn.ModuleList([Block(dim, heads) for _ in range(depth)])
         for module in self.blocks.modules():  # as MAE does; only what starts without MAE weights sees it
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -18,14 +18,8 @@ from pipeline.model.foreign import read_foreign
 from pipeline.model.published import NAMES, VARIANTS, from_published
 from pipeline.model.segmenter import ClickSegmenter
 
-TIMM = "timm:"
 # Of an MAE file: class token and final norm of the encoder; norm and classifier of a finetuned one.
 UNUSED = ("cls_token", "norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
-
-
-def is_uri(start: str) -> bool:
-    """Whether a start is a file or folder, not the name of a model that timm fetches."""
-    return not start.startswith(TIMM)
 
 
 def new_model(model: config.Model, start: str) -> ClickSegmenter:
@@ -42,8 +36,8 @@ def new_model(model: config.Model, start: str) -> ClickSegmenter:
     fresh = ClickSegmenter(model)
     if not start:
         return fresh
-    if not is_uri(start):
-        weights, heads = _from_timm(start.removeprefix(TIMM))
+    if start.startswith(config.TIMM):
+        weights, heads = _from_timm(start.removeprefix(config.TIMM))
         _fill_backbone(fresh, weights, heads, start)
         return fresh
     if not storage.exists(start):
@@ -104,7 +98,10 @@ def _fill_backbone(fresh: ClickSegmenter, weights: dict[Any, Any], heads: int | 
 
 def _from_timm(name: str) -> tuple[dict[str, torch.Tensor], int]:
     """Weights and number of heads of a ViT that timm fetches (from the Hugging Face hub, or its cache)."""
+    # Not above: timm takes seconds to import, and whoever builds a network needs three modules of it (`timm_blocks`).
     import timm
+
+    from pipeline.model import torchvision_ops as _torchvision_ops  # noqa: F401, must come before timm
 
     try:
         encoder: Any = timm.create_model(name, pretrained=True)

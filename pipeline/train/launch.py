@@ -22,7 +22,6 @@ from pipeline.engine.preflight import await_machines, capacity, check_everywhere
 from pipeline.engine.progress import duration
 from pipeline.engine.watch import QUIET_SECONDS, watching
 from pipeline.errors import Unavailable, UserError, user_error_in
-from pipeline.model.start import is_uri
 from pipeline.train.mailbox import Event, Mailbox
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.train.trainer import Validate, train_worker
@@ -40,7 +39,7 @@ def preflight(run: config.TrainConfig) -> None:
     train, workers = run.train, run.train.min_workers or run.train.workers
     check_workers(capacity(), train, workers)
     await_machines(workers * train.cpus_per_worker + 1, workers if train.gpu else 0)
-    inputs = [run.data.train, run.data.val, run.model.start if is_uri(run.model.start) else ""]
+    inputs = [run.data.train, run.data.val, run.model.start_uri]
     check_everywhere([uri for uri in inputs if uri], run.out)
 
 

@@ -17,7 +17,6 @@ from pipeline.data.manifest import load_manifest
 from pipeline.engine.lease import other_names
 from pipeline.errors import UserError
 from pipeline.model.checkpoints import CHECKPOINTS, MODEL, STATE, find_checkpoint, read_state, writers_in
-from pipeline.model.start import is_uri
 from pipeline.model.tensor_files import file_name
 from pipeline.storage.json_files import write_json
 
@@ -96,8 +95,8 @@ def inputs_of(run: config.TrainConfig) -> dict[str, Marks]:
     """
     data = {f"data.{name}": uri for name, uri in (("train", run.data.train), ("val", run.data.val)) if uri}
     found = {name: fingerprint.of_shards(load_manifest(uri)) for name, uri in data.items()}
-    start = run.model.start
-    if start and is_uri(start) and storage.exists(start):
+    start = run.model.start_uri
+    if start and storage.exists(start):
         found["model.start"] = _start_marks(run, start)
     return found
 

@@ -45,3 +45,11 @@ def test_the_nearest_word_by_its_number() -> None:
     assert did_you_mean("noc91", ["noc80", "noc85", "noc90", "noc95", "iou1"]) == " Did you mean 'noc90'?"
     assert did_you_mean("noc94", ["noc90", "noc95"]) == " Did you mean 'noc95'?"
     assert did_you_mean("nothing", ["noc90"]) == ""
+
+
+@pytest.mark.parametrize("job", COMMANDS)
+def test_help_waits_for_no_engine(job: str) -> None:
+    """What a command line is parsed with; torch, Ray and MLflow take seconds to import."""
+    heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'pandas', 'optuna'}"
+    done = run(shell=f'{sys.executable} -c "import sys, jobs.{job}; print(*{heavy} & set(sys.modules))"')
+    assert done.returncode == 0 and done.stdout.strip() == "", done.stdout + done.stderr

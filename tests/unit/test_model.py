@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +17,8 @@ from pipeline.clicks.disks import disk_maps
 from pipeline.clicks.encode import Click, encode
 from pipeline.model.backbone import from_windows, global_blocks, resize_positions, to_windows, windows_per_side
 from pipeline.model.segmenter import ClickSegmenter
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -100,3 +106,22 @@ def test_uint8_and_float_images_agree() -> None:
     assert torch.equal(model(image, prev, points), model(image.float() / 255, prev, points))
     with pytest.raises(ValueError, match="multiple of the patch"):
         model(image[..., :90], prev[..., :90], points)
+
+
+def test_a_network_needs_little_of_timm_and_leaves_it_whole() -> None:
+    """In a process of its own: no other models, no compiler; whoever imports timm afterwards has all of it."""
+    script = """
+import sys
+from pipeline.model.segmenter import ClickSegmenter
+from tests.made import small_config
+model = ClickSegmenter(small_config().model)
+assert not {"timm", "timm.models", "torchvision", "torch._dynamo"} & set(sys.modules), sorted(sys.modules)
+from pipeline.model import torchvision_ops
+import timm, timm.layers
+from timm.models.vision_transformer import Block
+theirs = Block(96, 3, mlp_ratio=4.0, qkv_bias=True).state_dict()
+from pipeline.model.timm_blocks import Block
+assert {k: v.shape for k, v in Block(96, 3).state_dict().items()} == {k: v.shape for k, v in theirs.items()}
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

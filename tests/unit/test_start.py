@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +16,9 @@ from pipeline.errors import UserError
 from pipeline.model.published import to_published
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.start import UNUSED, new_model
+
+from pipeline.model import torchvision_ops as _torchvision_ops  # noqa: F401, isort: skip, must come before timm
+import timm  # isort: skip
 from tests.made import small_config, small_model, write_checkpoint
 
 # The transformer of a published variant (the file of MAE does not say its heads), everything else small.
