@@ -73,15 +73,17 @@ def carry_out(config: EvaluateConfig) -> None:
     from pipeline.evaluate.job import evaluate
     from pipeline.evaluate.request import check
     from pipeline.report.compare import read_earlier
+    from pipeline.tracking.run import import_early
 
     if config.compare and storage.absolute(config.compare) == storage.absolute(config.out):
         raise UserError("--compare names the output folder; name that of another evaluation.")
     earlier = read_earlier(storage.absolute(config.compare)) if config.compare else None
     checked = check(config)
+    import_early(config.tracking)
     connect()
     checked = replace(checked, config=evaluating_on_device(checked.config))
     with tracked(checked) as log:
-        evaluation = evaluate(checked, log.about())
+        evaluation = evaluate(checked, log.about)
         if earlier is not None:
             evaluation = with_comparison(evaluation, earlier)
         log.report(evaluation)

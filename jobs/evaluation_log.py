@@ -72,6 +72,7 @@ def tracked(checked: CheckedEvaluation) -> Iterator[EvaluationLog]:
         params={**options(checked.config), "cfr.steps": steps, "data": data},
         tags=tags,
         out=out,
+        wait=0.0,  # nothing needs the run before the work is done
     ) as run:
         yield EvaluationLog(run)
 

@@ -88,6 +88,7 @@ def carry_out(run: config.TrainConfig) -> None:
     from pipeline.evaluate.validate import validate_share
     from pipeline.model.segmenter import check_crop
     from pipeline.model.start import new_model
+    from pipeline.tracking.run import import_early
     from pipeline.tracking.store_uri import resolve_tracking
     from pipeline.train.launch import fit
     from pipeline.train.run_folder import inputs_of, open_folder
@@ -108,6 +109,7 @@ def carry_out(run: config.TrainConfig) -> None:
         return
     print(f"{'continuing' if begun else 'training'} {run.recipe} at step {first} of {run.total_steps}: {run.out}")
     print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
+    import_early(run.tracking)
     connect()
     run = training_on_device(run)
     with TrainingLog(run, first) as log:

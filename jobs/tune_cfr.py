@@ -38,10 +38,12 @@ def carry_out(config: CfrSweepConfig) -> None:
     from jobs.tune_cfr_log import print_passes, tracked_cfr
     from pipeline.engine.connect import connect
     from pipeline.engine.device import evaluating_on_device
+    from pipeline.tracking.run import import_early
     from pipeline.tune.cfr_request import check
     from pipeline.tune.cfr_sweep import Sweep
 
     checked = check(config)
+    import_early(config.tracking)
     connect()
     checked = replace(checked, config=evaluating_on_device(checked.config))
     with tracked_cfr(checked) as log:

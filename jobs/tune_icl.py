@@ -53,11 +53,13 @@ def carry_out(config: IclSweepConfig) -> None:
     from jobs.tune_log import print_best
     from pipeline.engine.connect import connect
     from pipeline.engine.device import free_gpus, takes_gpu
+    from pipeline.tracking.run import import_early
     from pipeline.tune.icl_request import check
     from pipeline.tune.icl_sweep import IclSweep
     from pipeline.tune.icl_tuner import run
 
     checked = check(config)
+    import_early(config.tracking)
     connect()
     free = free_gpus()
     gpu = takes_gpu(checked.run.train.device, checked.run.train.gpu, free)

@@ -1,4 +1,4 @@
-"""Raw data to Parquet shards: a resumable Ray Data job, one task per shard, the manifest last."""
+"""Raw data to Parquet shards: a resumable job, one Ray task per shard, the manifest last."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import io
 import json
 import math
 import pickle
-import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import ray.data
-from ray.util.annotations import RayDeprecationWarning
+import ray
 
 from pipeline import storage
 from pipeline.data import fingerprint
@@ -111,7 +109,7 @@ def write_shards(
     if complete:
         return load_manifest(out)
     bad = len(doubles) + sum(_bad_images(result) for result in done.values())
-    if todo := [{"shard": i, "items": pickle.dumps(chunks[i])} for i in range(count) if i not in done]:
+    if todo := {i: pickle.dumps(chunks[i]) for i in range(count) if i not in done}:
         connect()
         check_everywhere([reader.root], out)
         progress = Progress(f"prepare {reader.source}", len(items), "images", done=sum(len(chunks[i]) for i in done))
@@ -158,37 +156,39 @@ def write_shards(
     return manifest
 
 
-def _run(todo: list[dict[str, Any]], job: Job) -> Any:
-    """Results of the shards, each as soon as it is written."""
-    context = ray.data.DataContext.get_current()
-    context.raise_original_map_exception = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    plan = ray.data.from_items(todo, override_num_blocks=len(todo))
-    task: Any = write_shard  # Ray's type of a batch function has no keyword arguments
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)  # it has no other way to bound the retries yet
-        written = plan.map_batches(
-            task, batch_size=1, batch_format="numpy", fn_kwargs={"job": job}, num_cpus=1, max_retries=TASK_RETRIES
-        )
-    for row in written.iter_rows():
-        yield json.loads(row["result"])
+def _run(todo: dict[int, bytes], job: Job) -> Iterator[dict[str, Any]]:
+    """Results of the shards, each as soon as it is written.
+
+    Plain tasks: Ray Data would start three processes of its own for work that moves no rows between tasks.
+    """
+    task: Any = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
+    common = ray.put(job)
+    left = [task.remote(index, items, common) for index, items in todo.items()]
+    try:
+        while left:
+            (written,), left = ray.wait(left, num_returns=1)
+            yield json.loads(ray.get(written))
+    finally:
+        for unwanted in left:
+            ray.cancel(unwanted)
 
 
-def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
+def write_shard(index: int, items: bytes, job: Job) -> str:
     """Ray task: read the items of one shard, write it, and leave its result beside it as JSON.
 
+    Args:
+        items: pickled list of pickled items.
+
     Returns:
-        {"result": [JSON text]} with shard, rows' ShardInfo (null when no row is good), objects, rejected, skipped.
+        JSON text with shard, rows' ShardInfo (null when no row is good), objects, rejected, skipped.
     """
-    index = int(batch["shard"][0])
     job.reader.understood.clear()
     pulse = pulse_of_process(job.signs, "a conversion worker")
     rows: list[Row] = []
     rejected: list[dict[str, str]] = []
     skipped: Counter[str] = Counter()
     with fingerprint.recording(job.reader.root) as files:
-        for item in map(pickle.loads, pickle.loads(batch["items"][0])):
+        for item in map(pickle.loads, pickle.loads(items)):
             aside: list[BadRow] = []
             pulse.at(f"reading {job.reader.path_of(item)} for shard {index}")
             try:
@@ -213,7 +213,7 @@ def write_shard(batch: dict[str, np.ndarray], job: Job) -> dict[str, list[str]]:
     text = json.dumps(result)
     storage.write_bytes(_beside(job.out, path), text.encode())
     pulse.idle()
-    return {"result": [text]}
+    return text
 
 
 def _write_rows(rows: list[Row], job: Job, path: str) -> ShardInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def _start(address: str, min_cpus: int) -> None:
         if address:
             ray.init(address=address, **quiet)
             return
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         ray.init(
             address="local",  # never a cluster that happens to run on this machine: RAY_ADDRESS=auto asks for that
             num_cpus=max(machine.usable_cpus(), min_cpus),

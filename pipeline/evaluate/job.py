@@ -6,6 +6,7 @@ it ended by itself, was killed or lost machines. Parts become tables at the end,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -43,12 +44,12 @@ class Evaluation:
     parts: dict[str, str]
 
 
-def evaluate(checked: CheckedEvaluation, about: dict[str, Any]) -> Evaluation:
+def evaluate(checked: CheckedEvaluation, about: Callable[[], dict[str, Any]]) -> Evaluation:
     """Carry out an evaluation on the connected cluster; write objects.parquet, rejected.parquet and summary.json.
 
     Args:
         checked: see `request.check`.
-        about: further entries of the summary (environment, command, tracking run).
+        about: gives further entries of the summary (environment, command, tracking run) once the work is done.
 
     Raises:
         UserError: more CPUs or GPUs asked for than the cluster has, too many bad rows, a damaged data set.
@@ -84,7 +85,7 @@ def evaluate(checked: CheckedEvaluation, about: dict[str, Any]) -> Evaluation:
         **_summary(checked, datasets, objects, listed),
         "actors": actors,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **about,
+        **about(),
     }
     results.write_table(storage.join(checked.out, "objects.parquet"), objects)
     write_json(storage.join(checked.out, "summary.json"), summary)

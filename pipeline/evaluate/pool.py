@@ -16,7 +16,9 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from pipeline.config import Cfr, Eval
 from pipeline.config.evaluation import EvaluationBase
 from pipeline.data.manifest import read_group
+from pipeline.data.readers import open_reader
 from pipeline.data.schema import Row
+from pipeline.data.shards import write_shards
 from pipeline.engine.machine import usable_cpus
 from pipeline.engine.preflight import check_everywhere, require
 from pipeline.engine.progress import Progress
@@ -126,10 +128,6 @@ def prepared(checked: Checked) -> list[DataSet]:
 
 def _prepared(source: Source, config: EvaluationBase) -> DataSet:
     if source.layout:
-        # Not above: inference actors import this file, and these bring the whole of Ray Data.
-        from pipeline.data.readers import open_reader
-        from pipeline.data.shards import write_shards
-
         split = SPLIT.get(source.layout, "")
         reader = open_reader(source.layout, source.uri, split)
         write_shards(reader, source.shards, split, name=source.name, max_bad_fraction=config.eval.max_bad_fraction)

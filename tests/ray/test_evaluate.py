@@ -72,7 +72,9 @@ def alone(made: Path, steps: int) -> dict[tuple[str, int], ObjectResult]:
 @pytest.fixture(scope="module")
 def whole(made: Path, ray_session: None) -> Evaluation:
     """An uninterrupted evaluation."""
-    return evaluate(check(request(made, made / "whole", eval=Eval(max_clicks=3, actors=2))), {"command": "this"})
+    return evaluate(
+        check(request(made, made / "whole", eval=Eval(max_clicks=3, actors=2))), lambda: {"command": "this"}
+    )
 
 
 def test_every_object_is_there_once_as_if_evaluated_alone(made: Path, whole: Evaluation) -> None:
@@ -116,12 +118,12 @@ def test_only_what_is_missing_is_evaluated_again(made: Path, whole: Evaluation, 
     for file in (*lost, out / "objects.parquet", out / "summary.json"):
         file.unlink()
     kept = {part: part.stat().st_mtime_ns for part in parts if part not in lost}
-    again = evaluate(check(asked), {})
+    again = evaluate(check(asked), dict)
     assert sorted((out / "parts").iterdir()) == parts
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
     assert without_time(again.objects) == without_time(whole.objects)
     times = {part: part.stat().st_mtime_ns for part in parts}
-    evaluate(check(asked), {})  # nothing is missing: only the tables are written again
+    evaluate(check(asked), dict)  # nothing is missing: only the tables are written again
     assert {part: part.stat().st_mtime_ns for part in parts} == times
 
 
@@ -131,10 +133,10 @@ def test_bad_rows_are_listed_and_fatal_above_the_limit(made: Path, tmp_path: Pat
     data = (f"spoilt={write_dataset(tmp_path / 'spoilt', rows)}",)
     asked = request(made, tmp_path / "out", data=data)
     with pytest.raises(UserError, match=r"2 of 20 objects of spoilt.*image does not decode: 2.*--max-bad-fraction"):
-        evaluate(check(asked), {})
+        evaluate(check(asked), dict)
     assert not (tmp_path / "out" / "summary.json").exists()
     allowed = dataclasses.replace(asked, eval=dataclasses.replace(asked.eval, max_bad_fraction=0.1))
-    done = evaluate(check(allowed), {})
+    done = evaluate(check(allowed), dict)
     rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
     assert [(r["dataset"], r["image_id"], r["object_id"]) for r in rejected] == [
         ("spoilt", "blob-003", 0),
@@ -148,7 +150,7 @@ def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_ses
     write_synthetic(str(tmp_path / "raw"), train=2, val=2, seed=3, size=(96, 128), evaluation=4)
     data = (f"davis={tmp_path / 'raw' / 'eval'}", f"blobs={made / 'blobs'}")
     asked = request(made, tmp_path / "out", data=data, cfr_steps=(0,), batch_size=3, limit=4)
-    done = evaluate(check(asked), {})
+    done = evaluate(check(asked), dict)
     assert [(e["dataset"], e["objects"]) for e in done.summary["results"]] == [("davis", 4), ("blobs", 4)]
     assert done.summary["data"]["davis"] == {"uri": str(tmp_path / "raw" / "eval"), "source": "davis"}
     row = done.objects.to_pylist()[0]
@@ -156,7 +158,7 @@ def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_ses
     assert seen.image.shape == (96, 128, 3) and (seen.truth == 1).any()
     assert max(seen.masks) == len(row["iou"]) == len(seen.clicks)
     assert all(mask.shape == (96, 128) for mask in seen.masks.values())
-    assert without_time(evaluate(check(asked), {}).objects) == without_time(done.objects)
+    assert without_time(evaluate(check(asked), dict).objects) == without_time(done.objects)
 
 
 def test_actors_that_die_give_their_units_back(
@@ -180,7 +182,7 @@ def test_actors_that_die_give_their_units_back(
     monkeypatch.setattr(ActorPool, "_new", new)
     monkeypatch.setattr(Progress, "update", update)
     rules = Eval(max_clicks=10, actors=2, full_curve=True)
-    done = evaluate(check(request(made, tmp_path / "out", eval=rules, batch_size=3)), {})
+    done = evaluate(check(request(made, tmp_path / "out", eval=rules, batch_size=3)), dict)
     assert len(actors) > 3
     keys = [(r["cfr_steps"], r["image_id"], r["object_id"]) for r in done.objects.to_pylist()]
     assert keys == [(s, f"blob-{i:03d}", k) for s in (0, 2) for i in range(PICTURES) for k in (0, 1)]
@@ -189,7 +191,7 @@ def test_actors_that_die_give_their_units_back(
 def test_more_than_the_cluster_has_is_refused(made: Path, tmp_path: Path, ray_session: None) -> None:
     for rules, kind in ((Eval(actors=99), "99 CPUs"), (Eval(gpu=True), "1 GPUs")):
         with pytest.raises(UserError, match=kind):
-            evaluate(check(request(made, tmp_path / kind, eval=rules)), {})
+            evaluate(check(request(made, tmp_path / kind, eval=rules)), dict)
 
 
 @pytest.mark.slow

@@ -199,10 +199,7 @@ def converted(raw: Path, out: Path) -> dict[str, str]:
     reader = open_reader("folder", str(raw))
     assert not _begin(str(out), {"a": 1}, str(raw))
     items = pickle.dumps([pickle.dumps(item) for item in reader.items()])
-    (text,) = write_shard({"shard": np.array([0]), "items": np.array([items], object)}, Job(reader, str(out), 2))[
-        "result"
-    ]
-    return json.loads(text)["files"]
+    return json.loads(write_shard(0, items, Job(reader, str(out), 2)))["files"]
 
 
 def spoil(path: Path) -> None:

@@ -28,9 +28,8 @@ def test_such_a_name_is_prepared_under_its_escaped_form(tmp_path: Path) -> None:
             (root / folder / f"{name}.png").write_bytes(data)
     (root / "images" / f"{NAME}2.png").write_bytes(b"no picture")
     reader = FolderReader(str(root))
-    items = np.empty(1, object)
-    items[0] = pickle.dumps([pickle.dumps(item) for item in reader.items()])
-    text = write_shard({"shard": np.array([0]), "items": items}, Job(reader, str(out), 8))["result"][0]
+    items = pickle.dumps([pickle.dumps(item) for item in reader.items()])
+    text = write_shard(0, items, Job(reader, str(out), 8))
     result = json.loads(text)
     assert pq.read_table(out / "shard-00000.parquet")["image_id"].to_pylist() == ["caf\\udce9", "plain"]
     assert [reject["image_id"] for reject in result["rejected"]] == ["caf\\udce92"]
