@@ -5,7 +5,7 @@
         run = session.next_input()                            # crop, previous map and clicks of one forward pass
         session.accept(model(run.image, run.prev_mask, run.points))
         if session.run_ended:                                 # the click's last refinement is in
-            session.end_click()                               # IoU and next click: NumPy only, any thread
+            session.end_click()                               # IoU and next click: any thread
 
 Outer loop: clicks. Inner loop: n + 1 runs per click, each fed the probability map of the run before (paper, CFR).
 """
@@ -67,7 +67,8 @@ class Session:
         forwards: forward passes of each click (one counts once, though it may hold the mirror image too).
         rois: the region of interest in force at the last run of each finished click.
         probability: (H, W) float32 on the device: map of the last run; zeros before the first.
-        mask: (H, W) bool: binary mask after the last finished click.
+        mask: (H, W) bool: binary mask after the last finished click; `device_mask` is the same on the device.
+        lines: `zoom.lines_of` the foreground of `probability`, where somebody has brought it from the device.
         done: no further run is wanted.
         run_ended: the runs of the current click are over and `end_click` is due.
     """
@@ -95,7 +96,8 @@ class Session:
         self.size: tuple[int, int] = (truth.shape[0], truth.shape[1])
         self.image = image if isinstance(image, torch.Tensor) else image_tensor(image, device)
         self.probability = torch.zeros(self.size, dtype=torch.float32, device=device)
-        self.mask = np.zeros(self.size, bool)
+        self.device_mask = torch.zeros(self.size, dtype=torch.bool)
+        self.lines: np.ndarray | None = None
         self.clicks: list[Click] = [first or next_click_center(truth, self.mask, [])]
         self.ious: list[float] = []
         self.forwards: list[int] = []
@@ -105,12 +107,23 @@ class Session:
         self._roi: zoom.Box | None = None
         self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI
         self._runs = 0  # runs of the current click
-        self._device_mask: torch.Tensor | None = None  # binary mask of the run before, same click
+        self._before: torch.Tensor | None = None  # binary mask of the run before, same click
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.device_mask.cpu().numpy()
+
+    def foreground_lines(self) -> torch.Tensor:
+        """`zoom.lines_of` the foreground of `probability`, on the device."""
+        return zoom.lines_of(self.probability > self.cfr.zoom_threshold)
 
     def look(self) -> Look:
         """Decide the ROI of the next run anew; `cut` makes its input."""
-        seen = self.probability if self._roi is not None else None
-        self._roi = zoom.next_roi(self._roi, seen, self.clicks, self.size, self.cfr)
+        found = None
+        if self._roi is not None:
+            lines = self.foreground_lines().cpu().numpy() if self.lines is None else self.lines
+            found = zoom.box_of(lines, self.size[0])
+        self._roi = zoom.next_roi(self._roi, found, self.clicks, self.size, self.cfr)
         return Look(self._roi, tuple(self.clicks), self.cfr.crop, self.cfr.flip)
 
     def cut(self) -> RunInput:
@@ -151,42 +164,41 @@ class Session:
     def take(self, probability: torch.Tensor) -> None:
         """Go on with the (H, W) map of the run that `look` decided; it is kept, never changed."""
         assert self._roi is not None and not self.run_ended, "take() follows look()"
-        self.probability = probability
+        self.probability, self.lines = probability, None
         self._runs += 1
-        device_mask = self.probability > self.cfr.threshold
-        if self._refine_again(device_mask):
-            self._device_mask = device_mask
+        mask = self.probability > self.cfr.threshold
+        if self._refine_again(mask):
+            self._before = mask
             return
-        self._device_mask = None
-        self.mask = device_mask.cpu().numpy()
+        self._before, self.device_mask = None, mask
         self.run_ended = True
 
-    def _refine_again(self, device_mask: torch.Tensor) -> bool:
+    def _refine_again(self, mask: torch.Tensor) -> bool:
         if len(self.clicks) > self.cfr.clicks or self._runs > self.cfr.steps:
             return False
-        if self.cfr.adaptive and self._device_mask is not None:
-            changed = int((device_mask != self._device_mask).sum())
+        if self.cfr.adaptive and self._before is not None:
+            changed = int((mask != self._before).sum())
             return changed > self.cfr.adaptive_pixels
         return True
 
     def end_click(self) -> None:
         """Measure the click that ended and place the next one, or be done."""
-        self._count_click(iou(self.truth, self.mask))
-        reached = self.ious[-1] >= self.rules.target_iou and not self.rules.full_curve
-        self.done = reached or len(self.clicks) == self.rules.max_clicks
+        mask = self.mask
+        self._count_click(iou(self.truth, mask))
         if not self.done:
-            self.clicks.append(next_click_center(self.truth, self.mask, self.clicks))
+            self.clicks.append(next_click_center(self.truth, mask, self.clicks))
 
-    def end_click_like(self, other: Session) -> None:
-        """`end_click`, with what `other` found: same object, rules, clicks and mask, and its click has just ended."""
-        self._count_click(other.ious[-1])
-        self.mask, self.done = other.mask, other.done
+    def end_click_as(self, value: float, click: Click) -> None:
+        """`end_click` where its IoU and the next click (not used when this was the last one) are known already."""
+        self._count_click(value)
         if not self.done:
-            self.clicks.append(other.clicks[-1])
+            self.clicks.append(click)
 
     def _count_click(self, value: float) -> None:
-        assert self.run_ended and self._roi is not None, "end_click() follows the last run of a click"
+        assert self.run_ended and self._roi is not None, "a click ends after its last run"
         self.ious.append(value)
         self.forwards.append(self._runs)
         self.rois.append(self._roi)
         self._runs, self.run_ended = 0, False
+        reached = value >= self.rules.target_iou and not self.rules.full_curve
+        self.done = reached or len(self.clicks) == self.rules.max_clicks

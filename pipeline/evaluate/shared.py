@@ -119,8 +119,11 @@ class Entry:
 
 @dataclass(eq=False)
 class Clicked:
+    """An object under all settings; `truth` is that of its sessions, on their device."""
+
     key: Any
     entries: list[Entry]
+    truth: torch.Tensor
     round: int = 0  # passes of the round at hand
     left: int = 0  # those of them that are not computed yet
     computed: int = 0
@@ -155,7 +158,8 @@ def begin(
         first = sessions[0].clicks[0] if sessions else None
         sessions.append(Session(image, target.truth, cfr, rules, device, first))
     seconds = decoding + time.perf_counter() - since
-    return Clicked(target.key, [Entry(name, s, seconds) for name, s in zip(settings, sessions, strict=True)])
+    entries = [Entry(name, s, seconds) for name, s in zip(settings, sessions, strict=True)]
+    return Clicked(target.key, entries, torch.from_numpy(np.ascontiguousarray(target.truth)).to(device))
 
 
 def next_round(one: Clicked, active: Sequence[Entry]) -> list[Pass]:
@@ -199,6 +203,18 @@ def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, 
     seconds = (time.perf_counter() - since) / len(passes)
     for one, probability in zip(passes, maps, strict=True):
         _deliver(one, probability, seconds, "")
+    if images.is_cuda:
+        bring_lines([entry.session for one in passes for entry in one.entries])
+
+
+def bring_lines(sessions: Sequence[Session]) -> None:
+    """Bring from the device what the next looks of these sessions need, at once: each would wait for its own."""
+    with torch.inference_mode():
+        lines = torch.cat([session.foreground_lines() for session in sessions]).cpu().numpy()
+    at = 0
+    for session in sessions:
+        session.lines = lines[at : at + sum(session.size)]
+        at += sum(session.size)
 
 
 def _deliver(one: Pass, probability: torch.Tensor | None, seconds: float, error: str) -> None:
@@ -214,28 +230,6 @@ def _deliver(one: Pass, probability: torch.Tensor | None, seconds: float, error:
             entry.seconds += seconds + time.perf_counter() - since
     one.owner.computed += 1
     one.owner.left -= 1
-
-
-def ended_clicks(one: Clicked) -> list[list[Entry]]:
-    """The settings whose click's last run is in; those with the same mask (pass and threshold) find the same."""
-    groups: dict[tuple[int | None, float], list[Entry]] = {}
-    for entry in one.active():
-        if entry.session.run_ended:
-            groups.setdefault((entry.parent, entry.session.cfr.threshold), []).append(entry)
-    return list(groups.values())
-
-
-def end_click(entries: list[Entry], key: Any, observe: Observer | None) -> None:
-    first, *others = entries
-    since = time.perf_counter()
-    first.session.end_click()
-    seconds = time.perf_counter() - since
-    for entry in others:
-        entry.session.end_click_like(first.session)
-    for entry in entries:
-        entry.seconds += seconds
-        if observe is not None:
-            observe((key, entry.name), entry.session)
 
 
 def join_points(runs: Sequence[RunInput]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -38,10 +39,13 @@ def whole(height: int, width: int) -> Box:
     return Box(0, height - 1, 0, width - 1)
 
 
-def bounding_box(mask: torch.Tensor) -> Box | None:
-    """Inclusive box of the true pixels of an (H, W) bool tensor, None when there are none. One device transfer."""
-    height = mask.shape[0]
-    lines = torch.cat([mask.any(dim=1), mask.any(dim=0)]).cpu().numpy()
+def lines_of(mask: torch.Tensor) -> torch.Tensor:
+    """(H + W,) bool: which rows, then which columns of an (H, W) bool tensor hold a true pixel."""
+    return torch.cat([mask.any(dim=1), mask.any(dim=0)])
+
+
+def box_of(lines: np.ndarray, height: int) -> Box | None:
+    """Inclusive box of the true pixels whose `lines_of` these are, None when there are none."""
     rows, cols = lines[:height].nonzero()[0], lines[height:].nonzero()[0]
     if rows.size == 0:
         return None
@@ -85,24 +89,21 @@ def holds_positives(box: Box, clicks: Iterable[Click]) -> bool:
     return all(box.row_min <= c.row < box.row_max and box.col_min <= c.col < box.col_max for c in clicks if c.positive)
 
 
-def next_roi(
-    current: Box | None, probability: torch.Tensor | None, clicks: Sequence[Click], size: tuple[int, int], cfr: Cfr
-) -> Box:
+def next_roi(current: Box | None, found: Box | None, clicks: Sequence[Click], size: tuple[int, int], cfr: Cfr) -> Box:
     """The region of interest of the next run.
 
     Args:
         current: the ROI in use, None before the first run.
-        probability: (H, W) float32 map of the last run, None before the first.
+        found: box of the pixels above cfr.zoom_threshold in the map of the last run; None without any, or before it.
         clicks: all clicks so far, image coordinates.
         size: (H, W) of the image.
-        cfr: zoom_threshold, expansion, min_crop, recompute_iou are used.
+        cfr: expansion, min_crop, recompute_iou are used.
 
     Returns:
         `current` itself when it is kept. Without any foreground pixel (tested before positive clicks are added) the
         whole image stands in for the object's box.
     """
     wanted = whole(*size)
-    found = None if probability is None else bounding_box(probability > cfr.zoom_threshold)
     if found is not None:
         wanted = expand(include(found, clicks), *size, cfr.expansion, cfr.min_crop)
     if current is None or not holds_positives(current, clicks) or box_iou(wanted, current) < cfr.recompute_iou:

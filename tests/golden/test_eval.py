@@ -69,7 +69,9 @@ def recorded_rules(golden: Path) -> Eval:
     return Eval(max_clicks=evaluation(golden)["max_clicks"], target_iou=evaluation(golden)["target_iou"])
 
 
-def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None, device: str = "cpu") -> Run:
+def evaluate(
+    golden: Path, name: str, batch_size: int, only: int | None = None, device: str = "cpu", tensors: bool | None = None
+) -> Run:
     """Evaluate the first `only` objects of a recorded setting (default all)."""
     recorded, cfr = recorded_setting(golden, name)
     rules = recorded_rules(golden)
@@ -79,9 +81,8 @@ def evaluate(golden: Path, name: str, batch_size: int, only: int | None = None, 
         maps.setdefault(key, []).append((float(session.probability.mean()), int(session.mask.sum())))
 
     targets = (target(golden, result["image"]) for result in recorded["results"][:only])
-    found = {
-        r.key: r for r in evaluate_objects(model(golden, device), targets, cfr, rules, batch_size, device, observe=note)
-    }
+    asked = (model(golden, device), targets, cfr, rules, batch_size, device)
+    found = {r.key: r for r in evaluate_objects(*asked, observe=note, tensor_clicks=tensors)}
     assert list(recorded["results"][0]["noc"]) == LEVELS
     return Run(recorded, found, maps)
 
@@ -152,9 +153,10 @@ def test_settings_share_passes(golden: Path, device: str) -> None:
     assert sum(one.computed for one in found) < sum(one.separate for one in found)
 
 
-def test_in_batches(golden: Path, device: str) -> None:
+@pytest.mark.parametrize("tensors", [False, True])
+def test_in_batches(golden: Path, device: str, tensors: bool) -> None:
     """Objects that share forward passes; a slot is refilled, as one of them ends before the others."""
-    run = evaluate(golden, "cf1", batch_size=3, only=7, device=device)
+    run = evaluate(golden, "cf1", batch_size=3, only=7, device=device, tensors=tensors)
     assert len(run.found) == 7
     compare(run)
 

@@ -49,8 +49,9 @@ RAY_MODULES = [
     "pipeline.evaluate.job",
     "pipeline.evaluate.pool",
 ]
+TORCH_SIDE = ["pipeline.clicks.disks", "pipeline.clicks.batched"]  # of clicks
 NUMPY_SIDE = ["pipeline.data", "pipeline.augment", "pipeline.clicks", "pipeline.stream"]
-TORCH_MODULES = ["torch", "torchvision", "timm", "pipeline.model", "pipeline.clicks.disks"]
+TORCH_MODULES = ["torch", "torchvision", "timm", "pipeline.model", *TORCH_SIDE]
 
 
 def inside(module: str, names: list[str]) -> str:
@@ -97,7 +98,7 @@ def problems(source: str, module: str, is_package: bool = False) -> list[str]:
             found.append(f"{where}: not one of the files that may use Ray")
         if inside(target, RAY_MODULES) and module not in RAY_MODULES and not inside(module, ["jobs"]):
             found.append(f"{where}, which brings Ray with it")
-        if inside(module, NUMPY_SIDE) and module != "pipeline.clicks.disks" and inside(target, TORCH_MODULES):
+        if inside(module, NUMPY_SIDE) and module not in TORCH_SIDE and inside(target, TORCH_MODULES):
             found.append(f"{where}: no torch here")
     return found
 

@@ -31,6 +31,12 @@ def by_key(found: Iterable[SharedResult]) -> list[SharedResult]:
 def check(model: Network, targets: Sequence[Target], asked: Mapping[str, Cfr], rules: Eval) -> list[SharedResult]:
     """Shared results equal those of each setting alone, to the bit; the counts add up."""
     found = by_key(evaluate_settings(model, targets, asked, rules))
+    on_tensors = by_key(evaluate_settings(model, targets, asked, rules, tensor_clicks=True))
+    for one, same in zip(found, on_tensors, strict=True):
+        for name, setting in one.settings.items():
+            a, b = setting.result, same.settings[name].result
+            assert a is not None and b is not None and replace(a, seconds=0.0) == replace(b, seconds=0.0)
+            assert (setting.forwards, setting.computed) == (same.settings[name].forwards, same.settings[name].computed)
     assert [one.key for one in found] == [target.key for target in targets]
     for one, target in zip(found, targets, strict=True):
         assert list(one.settings) == list(asked)

@@ -20,10 +20,14 @@ def blob(box: Box, size: tuple[int, int] = SIZE, value: float = 1.0) -> torch.Te
     return probability
 
 
+def found(probability: torch.Tensor) -> Box | None:
+    return zoom.box_of(zoom.lines_of(probability > CFR.zoom_threshold).numpy(), probability.shape[0])
+
+
 def test_bounding_box_is_inclusive() -> None:
     box = Box(3, 3, 5, 17)
-    assert zoom.bounding_box(blob(box) > 0.5) == box
-    assert zoom.bounding_box(torch.zeros(SIZE, dtype=torch.bool)) is None
+    assert found(blob(box)) == box
+    assert found(torch.zeros(SIZE)) is None
 
 
 @pytest.mark.parametrize(
@@ -64,9 +68,9 @@ def test_roi_is_kept_while_its_iou_is_at_least_half() -> None:
     inside = [Click(150, 200, True)]
     half = Box(50, 250, 99, 99 + 2 * (382 - 99 + 1) - 1)
     assert zoom.box_iou(half, Box(50, 250, 99, 382)) == 0.5
-    assert zoom.next_roi(half, probability, inside, (321, 700), CFR) is half
+    assert zoom.next_roi(half, found(probability), inside, (321, 700), CFR) is half
     below = half._replace(col_max=half.col_max + 1)
-    assert zoom.next_roi(below, probability, inside, (321, 700), CFR) == Box(50, 250, 99, 382)
+    assert zoom.next_roi(below, found(probability), inside, (321, 700), CFR) == Box(50, 250, 99, 382)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +86,8 @@ def test_without_foreground_the_whole_image_stands_in() -> None:
     empty = torch.full(SIZE, 0.5)  # not above 0.50
     small, large = Box(0, 200, 0, 200), Box(0, 320, 0, 400)
     clicks = [Click(100, 100, True)]
-    assert zoom.next_roi(small, empty, clicks, SIZE, CFR) == zoom.whole(*SIZE)
-    assert zoom.next_roi(large, empty, clicks, SIZE, CFR) is large
+    assert zoom.next_roi(small, found(empty), clicks, SIZE, CFR) == zoom.whole(*SIZE)
+    assert zoom.next_roi(large, found(empty), clicks, SIZE, CFR) is large
 
 
 def test_crop_and_back() -> None:
