@@ -19,4 +19,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not ({"RAY_AUTH_MODE", "RAY_ADDRESS"} & os.environ.keys() or machine.token_is_writable()):
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # of the Ray that is started here
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Threads of a matrix product that have nothing to do spin, by default for milliseconds, which takes the cores from
+    # whatever else runs on the machine: two trainings at once made a quarter of what one makes (benchmarks.neighbours).
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `pipeline.engine.stop` hears it

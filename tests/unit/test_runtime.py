@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from ray.exceptions import RayTaskError
 
@@ -10,6 +15,8 @@ from pipeline.engine.main import main
 from pipeline.engine.preflight import require
 from pipeline.engine.progress import Progress, duration
 from pipeline.errors import UserError, user_error_in
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def exit_code(job) -> int:
@@ -94,3 +101,15 @@ def test_a_cluster_that_grows_is_waited_for(
         assert "waiting for the cluster to add machines" in capsys.readouterr().err
     with pytest.raises(UserError, match="It asks for 3 GPUs, but the cluster has 2"):
         require(1, 3, "It")
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_waiting_threads_leave_the_cores_to_others(given: dict[str, str], spins: str) -> None:
+    """Before torch is imported, and where the user has said nothing else."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    env = {name: value for name, value in os.environ.items() if name not in names} | given
+    script = "import sys, os, jobs; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == spins
