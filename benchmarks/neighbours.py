@@ -29,7 +29,8 @@ def train(data: str, folder: str, names: list[str], steps: int) -> list[float]:
     options = ["--train.steps", str(steps), "--train.log-every", "20", "--no-tracking", "--data.train", data]
     command = [sys.executable, "-m", "jobs.train", "tiny", *options]
     runs = [subprocess.Popen([*command, "--out", f"{folder}/{name}"], stdout=subprocess.DEVNULL) for name in names]
-    if any([run.wait() for run in runs]):
+    ended = [run.wait() for run in runs]
+    if any(ended):
         raise SystemExit("a run failed")
     rates = []
     for name in names:
