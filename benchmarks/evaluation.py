@@ -3,7 +3,9 @@
     python -m benchmarks.evaluation [--variants tiny vit_b] [--batches 1 8 16] [--objects N] [--clicks N]
     python -m benchmarks.evaluation --ties [--steps 0 1] [--data FOLDER FOLDER] [--devices cuda]
 
-Objects come from folders of images and masks (`data.readers.folder`); tiny is a checkpoint, vit_b has random weights.
+Objects come from folders of images and masks (`data.readers.folder`); tiny is a checkpoint, vit_b has random weights,
+null is no network: a few operations of constant cost at the same shapes, so that its passes per second are what all the
+rest allows.
 Speed: every object is clicked to the budget, so that all batch sizes do the same work; flip, crop 448, float32. A pass
 is one object through the network, with its mirror image. Shares are of busy time, the main loop's and its helper
 threads' together; waiting for helpers does not count. Other programs on the machine disturb wall times much, CPU times
@@ -26,6 +28,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from benchmarks.stream import commit, processor
 from pipeline.config import Cfr, Eval, Model
@@ -45,10 +48,18 @@ WRAPPED: list[tuple[ModuleType, str, str]] = [
     (zoom, "paste_back", "crop+resize"),
     (cfr, "next_click_center", "next click"),
     (cfr, "iou", "IoU"),
+    (batch, "end_clicks", "next click"),  # on a GPU: distances and IoU of a whole batch
     (batch, "_settle", "waiting"),
 ]
 # Objects (0: all) and clicks of a variant when no option says otherwise: minutes on 2 cores.
-WORK = {("tiny", "cpu"): (24, 3), ("vit_b", "cpu"): (8, 1), ("tiny", "cuda"): (0, 10), ("vit_b", "cuda"): (0, 10)}
+WORK = {
+    ("null", "cpu"): (64, 3),
+    ("tiny", "cpu"): (24, 3),
+    ("vit_b", "cpu"): (8, 1),
+    ("null", "cuda"): (0, 10),
+    ("tiny", "cuda"): (0, 10),
+    ("vit_b", "cuda"): (0, 10),
+}
 
 
 class Clock:
@@ -94,7 +105,18 @@ def read_targets(folder: str) -> list[Target]:
     return [Target((folder, s.image_id, k), s.image, s.target(k)) for s in samples for k in range(len(s.objects))]
 
 
-def network(variant: str, checkpoint: str, device: str) -> ClickSegmenter:
+class Null(torch.nn.Module):
+    """Smooth blobs from the image's brightness, at the cost of shrinking and growing one channel."""
+
+    def forward(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        small = F.avg_pool2d(image[:, :1], 32)
+        logits = 16 * (small - small.mean(dim=(2, 3), keepdim=True))
+        return F.interpolate(logits, size=prev_mask.shape[2:], mode="bilinear", align_corners=False)
+
+
+def network(variant: str, checkpoint: str, device: str) -> Network:
+    if variant == "null":
+        return Null().eval().to(device)
     if variant == "tiny":
         return load_model(checkpoint)[0].eval().to(device)
     torch.manual_seed(0)
@@ -209,7 +231,7 @@ def main() -> None:
     sample, golden = shared / "data" / "sample" / "eval", shared / "golden" / "public"
     parser.add_argument("--checkpoint", default=str(golden / "tiny.pth"), help="of the variant tiny")
     parser.add_argument("--data", nargs="+", default=[], help="folders of images and masks")
-    parser.add_argument("--variants", nargs="+", default=["tiny", "vit_b"], choices=["tiny", "vit_b"])
+    parser.add_argument("--variants", nargs="+", default=["tiny", "vit_b"], choices=["null", "tiny", "vit_b"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 16])
     parser.add_argument("--objects", type=int, default=0, help="0: by variant; at least one batch; repeated if too few")
     parser.add_argument("--clicks", type=int, default=0, help="click budget; 0: by variant, 20 with --ties")
