@@ -20,6 +20,7 @@ from pipeline.config import Cfr, Eval
 from pipeline.evaluate.ended import end_click, end_clicks, ended_clicks, tell
 from pipeline.evaluate.shared import (
     Clicked,
+    Memory,
     Network,
     ObjectResult,
     Observer,
@@ -98,6 +99,7 @@ def evaluate_settings(
         flying: list[Clicked] = []
         resting: deque[Clicked] = deque()  # of those, the ones whose round is over
         queue: list[Pass] = []
+        memory: Memory = {}
 
         def prepare() -> None:
             """Keep as many objects with their first click ready as one batch may need."""
@@ -132,7 +134,7 @@ def evaluate_settings(
                 return
             batch = [one for one in queue if one.shape == queue[0].shape][:batch_size]
             queue = [one for one in queue if one not in batch]
-            forward(model, batch, device, strict)
+            forward(model, batch, device, strict, memory)
             over = [one for one in dict.fromkeys(each.owner for each in batch) if one.left == 0]
             ended = [(one, same) for one in over for same in ended_clicks(one)]
             if tensor_clicks:

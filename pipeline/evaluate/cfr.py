@@ -115,7 +115,7 @@ class Session:
 
     def foreground_lines(self) -> torch.Tensor:
         """`zoom.lines_of` the foreground of `probability`, on the device."""
-        return zoom.lines_of(self.probability > self.cfr.zoom_threshold)
+        return zoom.lines_of(self.probability, self.cfr.zoom_threshold)
 
     def look(self) -> Look:
         """Decide the ROI of the next run anew; `cut` makes its input."""

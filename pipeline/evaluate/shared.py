@@ -175,14 +175,21 @@ def next_round(one: Clicked, active: Sequence[Entry]) -> list[Pass]:
     return list(passes.values())
 
 
-def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, strict: bool) -> None:
+Memory = dict[tuple[int, ...], torch.Tensor]
+"""Tensors that batches are put together in, by the shape of one item: memory that is new each time costs more than the
+copying."""
+
+
+def forward(
+    model: Network, passes: Sequence[Pass], device: torch.device | str, strict: bool, memory: Memory | None = None
+) -> None:
     """Compute passes of one shape together and give their maps, or the error, to the sessions that asked for them."""
     since = time.perf_counter()
     try:
         with torch.inference_mode():
             runs = [one.entries[0].session.cut() for one in passes]
-            images = torch.cat([run.image for run in runs])
-            prev_masks = torch.cat([run.prev_mask for run in runs])
+            images = _joined([run.image for run in runs], memory)
+            prev_masks = _joined([run.prev_mask for run in runs], memory)
             logits = model(images, prev_masks, join_points(runs).to(device))
             parts = logits.float().split([len(run.image) for run in runs])
             maps = [one.entries[0].session.paste(part) for one, part in zip(passes, parts, strict=True)]
@@ -198,13 +205,25 @@ def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         for one in passes:
-            forward(model, [one], device, strict)
+            forward(model, [one], device, strict, memory)
         return
     seconds = (time.perf_counter() - since) / len(passes)
     for one, probability in zip(passes, maps, strict=True):
         _deliver(one, probability, seconds, "")
     if images.is_cuda:
         bring_lines([entry.session for one in passes for entry in one.entries])
+
+
+def _joined(parts: Sequence[torch.Tensor], memory: Memory | None) -> torch.Tensor:
+    """Tensors of equal items as one, in memory that the next call writes over; a single one as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    count, item = sum(map(len, parts)), tuple(parts[0].shape[1:])
+    if memory is None:
+        return torch.cat(list(parts))
+    if item not in memory or len(memory[item]) < count:
+        memory[item] = parts[0].new_empty((count, *item))
+    return torch.cat(list(parts), out=memory[item][:count])
 
 
 def bring_lines(sessions: Sequence[Session]) -> None:

@@ -39,9 +39,13 @@ def whole(height: int, width: int) -> Box:
     return Box(0, height - 1, 0, width - 1)
 
 
-def lines_of(mask: torch.Tensor) -> torch.Tensor:
-    """(H + W,) bool: which rows, then which columns of an (H, W) bool tensor hold a true pixel."""
-    return torch.cat([mask.any(dim=1), mask.any(dim=0)])
+def lines_of(probability: torch.Tensor, threshold: float) -> torch.Tensor:
+    """(H + W,) bool: which rows, then which columns of an (H, W) float32 map hold a pixel above a threshold."""
+    if probability.is_cpu:  # threads of torch's own would cost more than such small work
+        above = probability.numpy() > np.float32(threshold)
+        return torch.from_numpy(np.concatenate([above.any(axis=1), above.any(axis=0)]))
+    above = probability > threshold
+    return torch.cat([above.any(dim=1), above.any(dim=0)])
 
 
 def box_of(lines: np.ndarray, height: int) -> Box | None:
