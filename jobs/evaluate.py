@@ -32,6 +32,7 @@ SHORT = {
     "crop": "crop",
     "cfr.crop": "crop",
     "cfr.steps": "cfr_steps",
+    "steps": "cfr_steps",
 }
 
 

@@ -133,7 +133,7 @@ def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Mark
     out = uri.rsplit("/", 1)[0]
     wanted = json.loads(json.dumps(wanted))
     if storage.exists(uri):
-        held = read_json(uri)
+        held, wanted = _flat(read_json(uri)), _flat(wanted)
         differing = sorted(k for k in wanted.keys() | held.keys() if held.get(k) != wanted.get(k))
         if differing:
             raise UserError(
@@ -146,6 +146,14 @@ def claim(uri: str, wanted: dict[str, Any], what: str, inputs: Mapping[str, Mark
     else:
         write_json(uri, wanted)
     fingerprint.hold(out, inputs)
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """Groups of options taken apart, so that only those that differ are named."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _short(value: object) -> str:

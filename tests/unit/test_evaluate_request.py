@@ -110,7 +110,7 @@ def test_the_same_request_continues_and_another_is_refused(made: Path, tmp_path:
     for changes, named in (
         ({"cfr_steps": (0, 1)}, "cfr_steps"),
         ({"eval": Eval(max_clicks=4)}, "max_clicks"),
-        ({"cfr": Cfr(flip=False)}, "flip"),
+        ({"cfr": Cfr(flip=False)}, r"another cfr\.flip \(cfr\.flip: true there, false here\)"),
         ({"batch_size": 2}, "batch_size"),
         ({"crop": 2 * SIDE}, "data"),
     ):

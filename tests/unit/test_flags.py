@@ -48,6 +48,7 @@ def test_short_forms_and_dotted_names_are_one() -> None:
     dotted = ["--cfr.threshold", "0.3", "--cfr.no-flip", "--cfr.clicks=20", "--eval.max-clicks", "5"]
     dotted += ["--eval.full_curve", "--cfr.crop", "96", "--tracking.no-enabled", "--tracking.uri", "http://host:5000"]
     dotted += ["--tracking.experiment=mine", "--eval.device", "cpu"]
+    assert parse([*NEEDED, "--steps", "2"]) == parse([*NEEDED, "--cfr.steps=2"]) == parse([*NEEDED, "--cfr-steps", "2"])
     found = parse([*NEEDED, *short])
     assert found == parse([*NEEDED, *dotted]) != parse(NEEDED)
     assert (found.crop, found.cfr.flip, found.eval.max_clicks, found.tracking.enabled) == (96, False, 5, False)
