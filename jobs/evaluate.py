@@ -52,10 +52,15 @@ def parse(args: list[str]) -> EvaluateConfig:
         cfr = config_io.replace(TrainConfig(), **setting).cfr
         steps = (cfr.steps,) if "cfr.steps" in setting else start.cfr_steps
         start = replace(start, cfr=cfr, cfr_steps=steps, crop=cfr.crop if "cfr.crop" in setting else 0)
-    words = flags.apart(flags.spelled(flags.without_config(args), SHORT), "--cfr-steps")
-    joining = ("--data", "--cfr-steps")
     return flags.parse(
-        EvaluateConfig, words, prog="jobs.evaluate", about=__doc__, default=start, short=SHORT, joining=joining
+        EvaluateConfig,
+        flags.without_config(args),
+        prog="jobs.evaluate",
+        about=__doc__,
+        default=start,
+        short=SHORT,
+        joining=("--data", "--cfr-steps"),
+        commas=("--cfr-steps",),
     )
 
 

@@ -32,6 +32,7 @@ def parse(
     default: C | None = None,
     short: Mapping[str, str] | None = None,
     joining: Sequence[str] = (),
+    commas: Sequence[str] = (),
 ) -> C:
     """The config that a command line describes.
 
@@ -40,21 +41,24 @@ def parse(
         default: values of what is not given; `tyro.MISSING` for what must be.
         short: short forms of this job's options besides `SHORT`.
         joining: options whose values add up when they are given twice.
+        commas: those of them whose values may be written with commas too.
 
     Raises:
         SystemExit: help was asked for (0).
         UserError: an option that does not exist or is missing, or a value that is not allowed.
     """
-    short = {**SHORT, **(short or {})}
-    words = spelled(words, short)
     known = names_of(kind)
+    short = {name: dotted for name, dotted in {**SHORT, **(short or {})}.items() if _flag(dotted) in known}
+    words = spelled(words, short)
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and len(name) > 2 and name not in (*known, "--help"):
-            near = did_you_mean(name, [*known, *(f"--{plain.replace('_', '-')}" for plain in short)])
+            near = did_you_mean(name, [*known, *map(_flag, short)])
             raise UserError(f"There is no option {name}.{near} {prog} --help lists them.")
     for option in joining:
         words = joined(words, option)
+    for option in commas:
+        words = apart(words, option)
     extra: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
@@ -108,9 +112,13 @@ def spelled(words: Sequence[str], short: Mapping[str, str]) -> list[str]:
             elif plain in short:
                 group, _, last = short[plain].rpartition(".")
                 name = f"{group}.no_{last}"
-            word = f"--{name.replace('_', '-')}{equals}{value}"
+            word = f"{_flag(name)}{equals}{value}"
         found.append(word)
     return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def config_flag(args: Sequence[str]) -> str | None:

@@ -59,9 +59,10 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
 
 def _about(sweep: Sweep) -> dict[str, Any]:
     checked = sweep.checked
+    options = {name: value for name, value in identity(checked).items() if name not in ("checkpoint", "space")}
     return {
         "checkpoint": checked.checkpoint.to_dict(),
-        "options": {name: value for name, value in identity(checked).items() if name not in ("checkpoint", "space")},
+        "options": {**options, "batch_size": checked.config.batch},  # the device has decided it
         "data": {data.name: {"objects": data.objects, "images": data.images} for data in sweep.datasets},
         "wanted": checked.config.trials,
         "exhausted": sweep.exhausted,

@@ -8,20 +8,14 @@ nothing else.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from benchmarks.startup import busy
+
 COSTS: list[tuple[float, float, str]] = []  # seconds, CPU seconds, test
-
-
-def busy() -> float:
-    """CPU seconds that all processes of the machine have used since it was started (Linux)."""
-    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -55,8 +55,9 @@ def next_clicks(truth: torch.Tensor, mask: torch.Tensor, clicks: Sequence[Sequen
     """IoU counts and the next click of each object; as `metrics.iou` and `simulate.next_click_center` have them.
 
     Args:
-        truth: (N, H, W) int8, 1 object, 0 background, -1 ignore (padding too: it is no error).
-        mask: (N, H, W) bool, the binary masks; anything where padded.
+        truth: (N, H, W) int8, 1 object, 0 background, -1 ignore. What objects of several sizes are padded with is no
+            error: 0 where the mask is false, or -1.
+        mask: (N, H, W) bool, the binary masks.
         clicks: earlier clicks of each object; their pixels are not clicked again.
     """
     count, height, width = truth.shape

@@ -28,6 +28,7 @@ from pipeline.evaluate.shared import (
     SharedResult,
     Target,
     begin,
+    bring_lines,
     forward,
     next_round,
     result_of,
@@ -84,8 +85,8 @@ def evaluate_settings(
         observe: called with (target's key, setting's name) and a session (`Observer`), from helper threads.
         strict: raise what a forward pass raises. Otherwise the settings that asked for it have failed on that object,
             the others go on, and a batch that raises is tried again pass by pass.
-        tensor_clicks: compute the clicks of a batch together by tensor operations on the device; default: on a GPU.
-            On a CPU the distance maps of OpenCV are faster.
+        tensor_clicks: compute the clicks of a batch together by tensor operations on the device, and bring what the
+            next looks need at once; default: on a GPU. On a CPU the distance maps of OpenCV are faster.
         overlap: compute clicks beside forward passes. Without it, and with batch size 1, seconds are free of what
             happens at the same time.
     """
@@ -135,15 +136,15 @@ def evaluate_settings(
             batch = [one for one in queue if one.shape == queue[0].shape][:batch_size]
             queue = [one for one in queue if one not in batch]
             forward(model, batch, device, strict, memory)
-            over = [one for one in dict.fromkeys(each.owner for each in batch) if one.left == 0]
-            ended = [(one, same) for one in over for same in ended_clicks(one)]
+            owners = dict.fromkeys(each.owner for each in batch)
+            over = {one: ended_clicks(one) for one in owners if one.left == 0}
             if tensor_clicks:
-                end_clicks(ended)
-            for one in over:
-                one.clicks = []
+                bring_lines([entry.session for each in batch for entry in each.entries])
+                end_clicks([(one, same) for one, groups in over.items() for same in groups])
+            for one, groups in over.items():
+                last = tell if tensor_clicks else end_click
+                one.clicks = [pool.submit(last, same, one.key, observe) for same in groups]
                 resting.append(one)
-            for one, same in ended:
-                one.clicks.append(pool.submit(tell if tensor_clicks else end_click, same, one.key, observe))
 
 
 def _settle(one: Clicked) -> None:

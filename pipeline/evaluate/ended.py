@@ -43,13 +43,13 @@ def end_clicks(ended: Sequence[tuple[Clicked, list[Entry]]]) -> None:
     for some in _by_pixels(ended):
         height, width = (max(one.truth.shape[side] for one, _ in some) for side in (0, 1))
 
-        def same_size(maps: torch.Tensor, value: int, height: int = height, width: int = width) -> torch.Tensor:
-            return F.pad(maps, (0, width - maps.shape[1], 0, height - maps.shape[0]), value=value)
+        def same_size(maps: torch.Tensor, height: int = height, width: int = width) -> torch.Tensor:
+            return F.pad(maps, (0, width - maps.shape[1], 0, height - maps.shape[0]))
 
         sessions = [entries[0].session for _, entries in some]
         with torch.inference_mode():
-            truth = torch.stack([same_size(one.truth, -1) for one, _ in some])
-            mask = torch.stack([same_size(session.device_mask, 0) for session in sessions])
+            truth = torch.stack([same_size(one.truth) for one, _ in some])
+            mask = torch.stack([same_size(session.device_mask) for session in sessions])
             found = next_clicks(truth, mask, [session.clicks for session in sessions])
         for (_, entries), click in zip(some, found, strict=True):
             for entry in entries:

@@ -180,9 +180,7 @@ Memory = dict[tuple[int, ...], torch.Tensor]
 copying."""
 
 
-def forward(
-    model: Network, passes: Sequence[Pass], device: torch.device | str, strict: bool, memory: Memory | None = None
-) -> None:
+def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, strict: bool, memory: Memory) -> None:
     """Compute passes of one shape together and give their maps, or the error, to the sessions that asked for them."""
     since = time.perf_counter()
     try:
@@ -210,17 +208,13 @@ def forward(
     seconds = (time.perf_counter() - since) / len(passes)
     for one, probability in zip(passes, maps, strict=True):
         _deliver(one, probability, seconds, "")
-    if images.is_cuda:
-        bring_lines([entry.session for one in passes for entry in one.entries])
 
 
-def _joined(parts: Sequence[torch.Tensor], memory: Memory | None) -> torch.Tensor:
+def _joined(parts: Sequence[torch.Tensor], memory: Memory) -> torch.Tensor:
     """Tensors of equal items as one, in memory that the next call writes over; a single one as it is."""
     if len(parts) == 1:
         return parts[0]
     count, item = sum(map(len, parts)), tuple(parts[0].shape[1:])
-    if memory is None:
-        return torch.cat(list(parts))
     if item not in memory or len(memory[item]) < count:
         memory[item] = parts[0].new_empty((count, *item))
     return torch.cat(list(parts), out=memory[item][:count])

@@ -7,6 +7,7 @@ import pytest
 from jobs.recipes import RECIPES
 from pipeline import config
 from pipeline.config import io as config_io
+from pipeline.config.options import options
 from pipeline.errors import UserError
 
 
@@ -52,3 +53,13 @@ def test_steps() -> None:
     assert run.steps_per_epoch == 3  # the last incomplete batch is dropped
     assert run.total_steps == 6
     assert config_io.replace(run, **{"train.steps": 4}).total_steps == 4
+
+
+def test_a_class_of_options_keeps_the_checks_of_those_it_extends() -> None:
+    @options
+    class Wider(config.Eval):
+        more: int = 0
+
+    assert Wider(more=1).max_clicks == 20
+    with pytest.raises(UserError, match=r"eval\.max_clicks must be at least 1"):
+        Wider(max_clicks=0)

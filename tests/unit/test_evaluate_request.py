@@ -6,12 +6,16 @@ import dataclasses
 import json
 from collections import Counter, deque
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from jobs.tune_cfr_log import _about
 from pipeline.config import Cfr, Eval, TrainConfig
-from pipeline.config.evaluation import EvaluateConfig
+from pipeline.config.evaluation import GPU_BATCH, EvaluateConfig, EvaluationBase
+from pipeline.config.sweeps import CfrSweepConfig, fields_of
 from pipeline.data.schema import ObjectInfo, Row
 from pipeline.errors import UserError
 from pipeline.evaluate import results
@@ -22,6 +26,7 @@ from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import default_crop, parse_data
 from pipeline.evaluate.units import evaluate_units
 from pipeline.model.checkpoints import CheckpointInfo, load_model
+from pipeline.tune import cfr_request
 from tests.made import SIDE, Scripted, rows_of_blobs, write_checkpoint, write_dataset
 
 RULES = Eval(max_clicks=3)
@@ -237,3 +242,14 @@ def test_units_of_a_call() -> None:
 def test_masks_survive_their_encoding() -> None:
     mask = np.random.default_rng(0).random((37, 41)) < 0.5
     assert np.array_equal(results.decode_mask(results.encode_mask(mask)), mask)
+
+
+@pytest.mark.parametrize(("gpu", "batch"), [(True, GPU_BATCH), (False, 1)])
+def test_a_sweep_says_the_batch_that_its_device_decided(made: Path, tmp_path: Path, gpu: bool, batch: int) -> None:
+    asked = request(made, tmp_path / "out")
+    checked = cfr_request.check(CfrSweepConfig(**fields_of(asked, EvaluationBase), trials=2))
+    on_device = dataclasses.replace(asked.eval, gpu=gpu)
+    checked = dataclasses.replace(checked, config=dataclasses.replace(checked.config, eval=on_device))
+    sweep: Any = SimpleNamespace(checked=checked, datasets=[], exhausted=False)
+    assert _about(sweep)["options"]["batch_size"] == batch
+    assert cfr_request.identity(checked)["batch_size"] == 1  # the same sweep on any machine

@@ -82,6 +82,13 @@ def test_a_wrong_option_names_the_nearest(job: Callable[[list[str]], object], wo
         job(words)
 
 
+def test_a_short_form_of_what_a_job_does_not_have_is_none() -> None:
+    for word in ("--no-tracking", "--trackings"):
+        with pytest.raises(UserError) as wrong:
+            prepare.parse(["folder", "--root", "r", "--out", "o", word])
+        assert f"There is no option {word}." in str(wrong.value) and "tracking'" not in str(wrong.value)
+
+
 def test_every_option_of_a_job_is_known() -> None:
     """What --help lists is what is compared with: the parser and `names_of` do not drift apart."""
     names = names_of(IclSweepConfig)

@@ -10,7 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.clicks.batched import Ended, next_clicks
+from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
+from pipeline.evaluate import ended
 from pipeline.evaluate.batch import evaluate_objects, evaluate_settings
 from pipeline.evaluate.cfr import Session
 from pipeline.evaluate.shared import Network, ObjectResult, SharedResult, Target
@@ -188,3 +191,27 @@ def test_observer_sees_every_click_of_every_setting() -> None:
     asked = {0: BASE, 2: replace(BASE, steps=2), 3: BASE}
     (one,) = evaluate_settings(Scripted(), [scene(5)], asked, Eval(max_clicks=3), observe=observe)
     assert seen == {(5, name): s.result.ious for name, s in one.settings.items() if s.result}
+
+
+@pytest.mark.parametrize(("most_pixels", "most"), [(ended.MAX_PIXELS, 4), (2 * (3 * SIDE) ** 2, 2)])
+def test_clicks_of_a_batch_on_tensors(monkeypatch: pytest.MonkeyPatch, most_pixels: int, most: int) -> None:
+    """Objects of several sizes, in images large enough that the crop follows the object; in one group, or in some."""
+    together: list[int] = []
+
+    def counted(truth: torch.Tensor, mask: torch.Tensor, clicks: list[list[Click]]) -> list[Ended]:
+        together.append(len(truth))
+        return next_clicks(truth, mask, clicks)
+
+    monkeypatch.setattr(ended, "MAX_PIXELS", most_pixels)
+    monkeypatch.setattr(ended, "next_clicks", counted)
+    targets = [scene(seed, (3 * SIDE - seed, 2 * SIDE + 5 * seed)) for seed in range(8)]
+    rules = Eval(max_clicks=5, full_curve=True)
+    one, same = (
+        by_key(evaluate_settings(Scripted(), targets, {"a": BASE}, rules, 4, tensor_clicks=tensors))
+        for tensors in (False, True)
+    )
+    results = [[found.settings["a"].result for found in each] for each in (one, same)]
+    for a, b in zip(*results, strict=True):
+        assert a is not None and b is not None and replace(a, seconds=0.0) == replace(b, seconds=0.0)
+        assert len(set(a.rois)) > 1
+    assert max(together) == most
