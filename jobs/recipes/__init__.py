@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from jobs.recipes import cfr_icl, simpleclick
 from jobs.recipes.presets import Recipe
+from jobs.recipes.small import SMALL
 from jobs.recipes.tiny import TINY
 
-RECIPES: dict[str, Recipe] = {r.config.recipe: r for r in (TINY, *simpleclick.RECIPES, *cfr_icl.RECIPES)}
+RECIPES: dict[str, Recipe] = {r.config.recipe: r for r in (TINY, SMALL, *simpleclick.RECIPES, *cfr_icl.RECIPES)}

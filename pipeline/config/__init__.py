@@ -148,11 +148,13 @@ class Loss:
 
 @options
 class Optim:
-    """Adam with a multi-step schedule and optional layer-wise decay."""
+    """Adam, the schedule of its rate, optional layer-wise decay and optional averaging of the weights."""
 
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    schedule: Literal["steps", "cosine"] = "steps"
+    """steps: times `factor` after each milestone; cosine: half a wave down to `factor` times lr at the last step."""
     milestones: tuple[int, ...] = ()  # Epochs after which the rate is multiplied by `factor`
     factor: float = 0.1
     warmup_steps: int = 0  # Steps over which the rate rises linearly from 0; published recipes have none
@@ -160,11 +162,18 @@ class Optim:
     weight_decay: float = 0.0
     """Adam's coupled weight decay; with layer_decay, not on 1-d backbone parameters and position embeddings."""
     clip_norm: float = 0.0  # Largest gradient norm; 0: no clipping
+    average: float = 0.0
+    """Decay of a running mean of the weights, which is then the model that is validated and saved; 0: off."""
 
     def __post_init__(self) -> None:
         check(self.lr > 0, f"optim.lr must be positive, got {self.lr}.")
         check(0 < self.layer_decay <= 1, f"optim.layer_decay must be in (0, 1], got {self.layer_decay}.")
         check(self.weight_decay >= 0 and self.clip_norm >= 0, "optim.weight_decay and clip_norm must be >= 0.")
+        check(0 <= self.average < 1, f"optim.average must be in [0, 1), got {self.average}.")
+        check(
+            self.schedule == "steps" or not self.milestones,
+            "optim.milestones belong to the schedule of steps; the cosine has none.",
+        )
 
 
 @options

@@ -1,11 +1,18 @@
-"""Adam, layer-wise learning-rate decay and the multi-step schedule."""
+"""Adam, layer-wise learning-rate decay, the schedules of the rate and the running mean of the weights."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from pipeline import config
+from pipeline.train.parallel import named_states, share
+
+AVERAGE = "average"  # beside Adam's moments in a parameter's state: its running mean, cut among workers as they are
 
 
 def layer_id(name: str, depth: int) -> int:
@@ -44,10 +51,13 @@ def build_optimizer(model: nn.Module, optim: config.Optim, depth: int) -> torch.
     return torch.optim.Adam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
 
 
-def rate_at(optim: config.Optim, step: int, steps_per_epoch: int) -> float:
-    """Base learning rate of a step (from 0): lr * factor ** (milestones passed), rising linearly during warm-up."""
-    epoch = step // steps_per_epoch
+def rate_at(optim: config.Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    """Base learning rate of a step (from 0), by `optim.schedule`; rises linearly during warm-up."""
     warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
+    if optim.schedule == "cosine":
+        wave = 0.5 + 0.5 * math.cos(math.pi * step / max(1, total_steps - 1))
+        return warm * optim.lr * (optim.factor + (1 - optim.factor) * wave)
+    epoch = step // steps_per_epoch
     return warm * optim.lr * optim.factor ** sum(epoch >= m for m in optim.milestones)
 
 
@@ -55,3 +65,41 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its share of the base rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+@torch.no_grad()
+def update_average(optimizer: torch.optim.Optimizer, decay: float, step: int) -> None:
+    """Move the running mean of the weights towards them, after optimizer step number `step` (from 1).
+
+    The decay rises to its value as (1 + step) / (10 + step), so that the mean soon forgets the random start.
+    """
+    moves = 1 - min(decay, (1 + step) / (10 + step))
+    for _, parameter, held in named_states(optimizer):
+        weights = share(parameter)
+        if AVERAGE not in held:
+            held[AVERAGE] = parameter.detach().clone()
+        share(held[AVERAGE]).lerp_(weights.detach(), moves)
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside, the parameters hold their running means, and the optimizer's state the weights; outside, as before.
+
+    Nothing happens where no mean is kept.
+    """
+    exchange_average(optimizer)
+    try:
+        yield
+    finally:
+        exchange_average(optimizer)
+
+
+@torch.no_grad()
+def exchange_average(optimizer: torch.optim.Optimizer) -> None:
+    """Let the weights and their running means change places."""
+    for _, parameter, held in named_states(optimizer):
+        if AVERAGE in held:
+            mine, other = share(parameter), share(held[AVERAGE])
+            kept = mine.clone()
+            mine.copy_(other)
+            other.copy_(kept)

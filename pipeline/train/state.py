@@ -28,9 +28,10 @@ from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import Part, encode, file_name, take_rows, writers_of
 from pipeline.storage.json_files import write_json
 from pipeline.stream.order import Position
+from pipeline.train.optim import AVERAGE, exchange_average
 from pipeline.train.parallel import copy_of_shares, like, named_states, rows_here, share
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, each of its parameter's shape
+MOMENTS = ("exp_avg", "exp_avg_sq", AVERAGE)  # of Adam and of the running mean, each of its parameter's shape
 
 
 @dataclass
@@ -86,6 +87,9 @@ class Snapshot:
 
 def take_snapshot(state: TrainState, run: config.TrainConfig, writers: int, writes: bool) -> Snapshot:
     """Copy the state; training may go on at once.
+
+    Where a running mean of the weights is kept, call it in `optim.averaged`: the model's file then holds the mean, which
+    is what others load, and the optimizer's the weights.
 
     Args:
         writers: workers that write files, each its share of the tensors.
@@ -168,6 +172,7 @@ def restore(state: TrainState, uri: str) -> None:
     state.position = Position.from_dict(described["position"])
     state.best = tuple(described["best"]) if described["best"] else None
     state.mlflow_run = described["mlflow_run"]
+    exchange_average(state.optimizer)  # a checkpoint's model is the mean, where one is kept
 
 
 def _read_shares(
@@ -219,6 +224,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     """
     check_finite(tensors, name)
     by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    moments = {key.rpartition("/")[2] for key in tensors}.intersection(MOMENTS)
     for key, value in tensors.items():
         parameter_name, _, kind = key.rpartition("/")
         by_parameter.setdefault(parameter_name, {})[kind] = value
@@ -226,7 +232,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         found = by_parameter.pop(parameter_name, None)
         if found:
             if not share(parameter).numel():  # no rows of it here, and none were read
-                found |= dict.fromkeys(MOMENTS, torch.zeros_like(share(parameter)))
+                found |= dict.fromkeys(moments, torch.zeros_like(share(parameter)))
             # Adam keeps its step count on the CPU and its moments beside the parameter. In the same order on every
             # worker: whoever gathers cut tensors one after the other would mix them up otherwise.
             ordered = sorted(found.items())

@@ -34,7 +34,7 @@ from pipeline.train.checkpointer import Checkpointer
 from pipeline.train.guard import Guard
 from pipeline.train.mailbox import Event, Post
 from pipeline.train.meter import Meter
-from pipeline.train.optim import build_optimizer, rate_at, set_rate
+from pipeline.train.optim import averaged, build_optimizer, rate_at, set_rate, update_average
 from pipeline.train.state import TrainState, complete_checkpoints, restore, step_of
 
 # (model, rank, world) -> number of objects that this rank evaluated, and their mean metrics. Handed in by the job, so
@@ -132,7 +132,7 @@ class Trainer:
     def train_step(self) -> Step:
         """One optimizer step: forward and backward of all micro-batches, clipping, update."""
         run, state, step = self.run, self.state, self.state.step
-        rate = rate_at(run.optim, step, run.steps_per_epoch)
+        rate = rate_at(run.optim, step, run.steps_per_epoch, run.total_steps)
         set_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
         for micro in range(run.train.accumulate - 1):
@@ -142,6 +142,8 @@ class Trainer:
         self.guard.check_norm(norm, step, arrays, state.model)
         state.optimizer.step()
         state.step += 1
+        if run.optim.average:
+            update_average(state.optimizer, run.optim.average, state.step)
         consumed = run.train.micro_batch(self.world) * run.train.accumulate
         state.position = order.advance(state.position, self.world, consumed, run.data.chunk)
         return Step(rate, norm, batch, result)
@@ -187,11 +189,12 @@ class Trainer:
             self.checkpoints.publish_together()
         self.checkpoints.check()
         if validates or stop or (self.leaving and logs) or step % train.checkpoint_every == 0:
-            self.pulse.at(f"validating after step {step}")
-            scores = self._validate() if validates else {}
-            self.wrapped.train()
-            self.pulse.at(f"saving step {step}")
-            self._save(scores)
+            with averaged(self.state.optimizer):
+                self.pulse.at(f"validating after step {step}")
+                scores = self._validate() if validates else {}
+                self.wrapped.train()
+                self.pulse.at(f"saving step {step}")
+                self._save(scores)
             self.meter.restart()
         return bool(stop)
 

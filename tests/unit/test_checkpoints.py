@@ -18,7 +18,7 @@ from pipeline.model.checkpoints import find_checkpoint, load_model, load_weights
 from pipeline.model.pickle_reader import read_torch_pickle
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.stream.order import Position
-from pipeline.train.optim import build_optimizer
+from pipeline.train.optim import averaged, build_optimizer, update_average
 from pipeline.train.state import (
     TrainState,
     complete_checkpoints,
@@ -63,6 +63,26 @@ def test_whole_state_comes_back(tmp_path: Path) -> None:
     assert info.step == 7
     assert info.model == MODEL
     assert not model.training
+
+
+def test_the_mean_is_the_model_and_the_weights_come_back(tmp_path: Path) -> None:
+    run = config.TrainConfig(out=str(tmp_path), model=MODEL, optim=config.Optim(average=0.9))
+    before = state(7)
+    for step in (1, 2, 3):
+        one_step(before)
+        update_average(before.optimizer, 0.9, step)
+    weights = {name: value.clone() for name, value in before.model.state_dict().items()}
+    with averaged(before.optimizer):
+        mean = {name: value.clone() for name, value in before.model.state_dict().items()}
+        uri = save_checkpoint(before, run, keep=2)
+    assert any(not torch.equal(value, mean[name]) for name, value in weights.items())
+    loaded = load_model(uri)[0].state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in mean.items())
+    after = state(1)
+    restore(after, uri)
+    assert all(torch.equal(value, weights[name]) for name, value in after.model.state_dict().items())
+    with averaged(after.optimizer):
+        assert all(torch.equal(value, mean[name]) for name, value in after.model.state_dict().items())
 
 
 def test_first_best_and_last_are_kept(tmp_path: Path) -> None:

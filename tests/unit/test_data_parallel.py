@@ -26,7 +26,7 @@ from pipeline.stream.order import Position
 from pipeline.train import icl, parallel
 from pipeline.train.checkpointer import Checkpointer
 from pipeline.train.meter import Meter
-from pipeline.train.optim import build_optimizer
+from pipeline.train.optim import averaged, build_optimizer, update_average
 from pipeline.train.state import TrainState, complete_checkpoints, optimizer_tensors, restore, step_of
 
 MODEL = config.Model(
@@ -68,11 +68,12 @@ def train_step(state: TrainState, wrapped: torch.nn.Module, rank: int, world: in
     norm = parallel.clip_gradients(state.model, 1.0)
     state.optimizer.step()
     state.step += 1
+    update_average(state.optimizer, 0.5, state.step)
     return norm
 
 
 def whole(state: TrainState) -> dict[str, torch.Tensor]:
-    """Weights and moments, gathered."""
+    """Weights, moments and running means, gathered."""
     tensors = {**state.model.state_dict(), **optimizer_tensors(state.optimizer)}
     return {name: parallel._whole(tensor).detach().clone() for name, tensor in tensors.items()}
 
@@ -96,7 +97,8 @@ def two_steps(rank: int, world: int, folder: str, mode: str) -> None:
     state, wrapped = begin(run, world)
     norm = train_step(state, wrapped, rank, world)
     checkpoints = Checkpointer(run, rank, world)
-    checkpoints.begin(state)
+    with averaged(state.optimizer):
+        checkpoints.begin(state)
     train_step(state, wrapped, rank, world)  # beside the writing
     (busy,) = parallel.agree([checkpoints.busy], world, torch.device("cpu"))
     if checkpoints.waits_for_others and not busy:

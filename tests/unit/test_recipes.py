@@ -47,7 +47,9 @@ COMMON: dict[str, Any] = {
     "loss.weights": (1.0, 2.0, 3.0),
     "optim.betas": (0.9, 0.999),
     "optim.eps": 1e-8,
+    "optim.schedule": "steps",
     "optim.factor": 0.1,
+    "optim.average": 0.0,
     "optim.warmup_steps": 0,
     "optim.layer_decay": 1.0,
     "optim.weight_decay": 0.0,
@@ -149,7 +151,7 @@ PARAMETERS = {"base": 97_067_969, "large": 322_991_809, "huge": 660_713_201, "xt
 
 
 def test_the_table_has_every_recipe() -> None:
-    assert {"tiny", *TABLE} == RECIPES.keys()
+    assert {"tiny", "small", *TABLE} == RECIPES.keys()
 
 
 @pytest.mark.parametrize("name", TABLE)
