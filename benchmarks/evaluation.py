@@ -10,7 +10,7 @@ Speed: every object is clicked to the budget, so that all batch sizes do the sam
 is one object through the network, with its mirror image. Shares are of busy time, the main loop's and its helper
 threads' together; waiting for helpers does not count. Other programs on the machine disturb wall times much, CPU times
 (of all threads) little. `--ties` evaluates by the published rules (20 clicks, IoU 95 %) and compares the clicks of
-larger batches with those of batch 1.
+larger batches with those of batch 1; with `--bf16` also those of forward passes in bfloat16.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.metrics import IOU_LEVELS, noc
 from pipeline.evaluate.shared import Network, ObjectResult, Target
 from pipeline.model.checkpoints import load_model
-from pipeline.model.precision import set_float32
+from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import ClickSegmenter
 
 STAGES = ["forward", "crop+resize", "next click", "IoU", "waiting"]
@@ -197,23 +197,29 @@ def ties(options: argparse.Namespace, targets: list[Target]) -> None:
     noc_heads = " | ".join(f"NoC@{level} (difference)" for level in IOU_LEVELS)
     print(
         f"| objects of | CFR-n | batch | objects | clicks differ | {noc_heads} | largest IoU difference, same clicks |"
+        " CPU ms/pass |"
     )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     notes = []
     for steps in options.steps:
         alone: dict[tuple[str, str, int], ObjectResult] = {}
-        for size in sizes:
-            results = evaluate_objects(model, targets, Cfr(steps=steps), rules, size, device, threads=cores())
-            found = {r.key: r for r in results}
+        for size, half in [*((size, False) for size in sizes), *((size, True) for size in sizes if options.bf16)]:
+            used = time.process_time()
+            with forward_precision("bf16" if half else "fp32", torch.device(device)):
+                results = evaluate_objects(model, targets, Cfr(steps=steps), rules, size, device, threads=cores())
+                found = {r.key: r for r in results}
+            passes = sum(sum(r.forwards) for r in found.values())
+            cost = f"{1e3 * (time.process_time() - used) / passes:.1f}"
+            label = f"{size}, bf16" if half else str(size)
             alone = alone or found
             first = {key: first_difference(alone[key], found[key]) for key in alone}
-            notes += [f"CFR-{steps}, batch {size}: {key[1]} from click {n}" for key, n in first.items() if n]
+            notes += [f"CFR-{steps}, batch {label}: {key[1]} from click {n}" for key, n in first.items() if n]
             for folder in [*options.data, "all"]:
                 keys = [key for key in alone if folder in (key[0], "all")]
                 if not keys:
                     continue
                 name = "all" if folder == "all" else "/".join(Path(folder).parts[-2:])
-                row = [name, str(steps), str(size), str(len(keys)), str(sum(first[key] > 0 for key in keys))]
+                row = [name, str(steps), label, str(len(keys)), str(sum(first[key] > 0 for key in keys))]
                 for level in IOU_LEVELS:
                     own, base = (
                         np.mean([noc(r[key].ious, level, rules.max_clicks) for key in keys]) for r in (found, alone)
@@ -221,7 +227,7 @@ def ties(options: argparse.Namespace, targets: list[Target]) -> None:
                     row.append(f"{own:.3f} ({own - base:+.3f})")
                 same = [key for key in keys if not first[key]]
                 gaps = [np.abs(np.subtract(alone[key].ious, found[key].ious)).max() for key in same]
-                print(f"| {' | '.join(row)} | {max(gaps, default=0.0):.1e} |", flush=True)
+                print(f"| {' | '.join(row)} | {max(gaps, default=0.0):.1e} | {cost} |", flush=True)
     print("\nFirst differing clicks: " + ("; ".join(notes) or "none") + ".")
 
 
@@ -236,6 +242,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=0, help="0: by variant; at least one batch; repeated if too few")
     parser.add_argument("--clicks", type=int, default=0, help="click budget; 0: by variant, 20 with --ties")
     parser.add_argument("--ties", action="store_true", help="compare clicks between batch sizes instead")
+    parser.add_argument("--bf16", action="store_true", help="with --ties: compare bfloat16 passes too")
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 1], help="n of CFR-n with --ties")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--devices", nargs="+", default=devices, choices=devices, help="--ties takes the last")

@@ -1,8 +1,9 @@
-"""Two trainings at once on one machine against one alone: the recipe tiny, as a user starts it.
+"""Two jobs at once on one machine against each alone: two trainings of tiny; an evaluation beside a training.
 
     python -m benchmarks.neighbours [--root ../shared/data/sample] [--steps 120]
 
-Samples per second are medians of what the runs log, without their first 20 steps. Waiting threads that spin take the
+Samples per second are medians of what the runs log, without their first 20 steps; an evaluation's rate is the clicks
+per second of its summary (24 photographs, CFR-0 and CFR-1). Waiting threads that spin take the
 cores from the other run: GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
 """
 
@@ -24,20 +25,32 @@ from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards
 
 
-def train(data: str, folder: str, names: list[str], steps: int) -> list[float]:
-    """Samples per second of runs that are started at once."""
+def training(data: str, out: str, steps: int) -> list[str]:
     options = ["--train.steps", str(steps), "--train.log-every", "20", "--no-tracking", "--data.train", data]
-    command = [sys.executable, "-m", "jobs.train", "tiny", *options]
-    runs = [subprocess.Popen([*command, "--out", f"{folder}/{name}"], stdout=subprocess.DEVNULL) for name in names]
-    ended = [run.wait() for run in runs]
-    if any(ended):
-        raise SystemExit("a run failed")
-    rates = []
-    for name in names:
-        rows = [json.loads(line) for line in Path(folder, name, "metrics.jsonl").read_text().splitlines()]
-        logged = [value for row in rows for key, value in row.items() if "samples" in key]
-        rates.append(statistics.median(logged[1:]))
-    return rates
+    return ["jobs.train", "tiny", *options, "--out", out]
+
+
+def evaluation(checkpoint: str, root: str, out: str) -> list[str]:
+    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "1", "--no-tracking"]
+    return ["jobs.evaluate", *options, "--out", out]
+
+
+def together(*commands: list[str]) -> None:
+    """Run jobs that are started at once to their ends."""
+    runs = [subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL) for words in commands]
+    if any([run.wait() for run in runs]):
+        raise SystemExit("a job failed")
+
+
+def samples_per_second(run: str) -> float:
+    rows = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    logged = [value for row in rows for key, value in row.items() if "samples" in key]
+    return statistics.median(logged[1:])
+
+
+def clicks_per_second(out: str) -> float:
+    results = json.loads(Path(out, "summary.json").read_text())["results"]
+    return len(results) / sum(result["seconds_per_click"] for result in results)
 
 
 def main() -> None:
@@ -50,11 +63,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/data"
         write_shards(open_reader("coco-lvis", options.root, "train"), data, "train")
-        (alone,) = train(data, folder, ["alone"], options.steps)
-        both = train(data, folder, ["first", "second"], options.steps)
+        out = {name: f"{folder}/{name}" for name in ("alone", "first", "second", "beside", "one", "other")}
+        together(training(data, out["alone"], options.steps))
+        together(training(data, out["first"], options.steps), training(data, out["second"], options.steps))
+        together(evaluation(out["alone"], options.root, out["one"]))
+        together(training(data, out["beside"], options.steps), evaluation(out["alone"], options.root, out["other"]))
+        alone, beside = samples_per_second(out["alone"]), samples_per_second(out["beside"])
+        both = [samples_per_second(out[name]) for name in ("first", "second")]
+        clicking, clicking_beside = clicks_per_second(out["one"]), clicks_per_second(out["other"])
     print("| GOMP_SPINCOUNT | alone, samples/s | two at once | their sum | of one alone |\n|---:|---:|---:|---:|---:|")
     spin, each = os.environ.get("GOMP_SPINCOUNT", "-"), " + ".join(f"{rate:.1f}" for rate in both)
     print(f"| {spin} | {alone:.1f} | {each} | {sum(both):.1f} | {sum(both) / alone:.0%} |")
+    print(
+        "\n| evaluation alone, clicks/s | beside a training | the training beside it, samples/s | sum of the shares |"
+    )
+    shares = clicking_beside / clicking + beside / alone
+    print(f"|---:|---:|---:|---:|\n| {clicking:.1f} | {clicking_beside:.1f} | {beside:.1f} | {shares:.0%} |")
 
 
 if __name__ == "__main__":

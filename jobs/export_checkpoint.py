@@ -19,6 +19,7 @@ from jobs import flags
 from pipeline import storage
 from pipeline.engine.main import main
 from pipeline.errors import UserError
+from pipeline.weights import located
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Args:
 
 def job(args: list[str]) -> None:
     options = flags.parse(Args, args, prog="jobs.export_checkpoint", about=__doc__)
-    source, out = storage.absolute(options.source), storage.absolute(options.out)
+    source, out = located(options.source), storage.absolute(options.out)
     if storage.exists(out):
         raise UserError(f"{out} exists already. Choose a new file name.")
     # Not above: torch takes a second, and --help and a wrong option do not need it.

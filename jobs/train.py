@@ -20,6 +20,7 @@ from pipeline.engine import lease, stop
 from pipeline.engine.main import main
 from pipeline.errors import UserError, did_you_mean
 from pipeline.redact import mask_uris
+from pipeline.weights import located
 
 SHORT = {"device": "train.device"}
 
@@ -60,7 +61,9 @@ def completed(run: config.TrainConfig, recipe: str) -> config.TrainConfig:
     if (needs := RECIPES[recipe].needs) and not run.model.start:
         raise UserError(f"Recipe {recipe} starts from {needs}: say where it is with --model.start URI.")
     given = {n: config_io.flatten(run)[n] for n in ("out", "data.train", "data.val")}
-    uris = {n: storage.absolute(v) for n, v in (*given.items(), ("model.start", run.model.start_uri)) if v}
+    uris = {n: storage.absolute(v) for n, v in given.items() if v}
+    if run.model.start_uri:
+        uris["model.start"] = located(run.model.start)
     return config_io.replace(run, **uris)
 
 

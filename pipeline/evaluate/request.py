@@ -22,6 +22,7 @@ from pipeline.evaluate.sources import Source, open_source, parse_data
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.segmenter import check_crop
 from pipeline.storage.json_files import read_json, write_json
+from pipeline.weights import located
 
 IDENTITY = "evaluation.json"
 
@@ -86,7 +87,7 @@ def look_at(config: EvaluationBase) -> dict[str, Any]:
     if not pairs:
         raise UserError("--data names nothing to evaluate on. Example: --data grabcut=/data/GrabCut")
     out = storage.absolute(config.out)
-    _, checkpoint = load_model(storage.absolute(config.checkpoint))
+    _, checkpoint = load_model(located(config.checkpoint))
     sources = [open_source(name, text, out, config.crop, checkpoint) for name, text in pairs]
     for source in sources:
         check_crop(checkpoint.model, source.crop, "--crop")

@@ -88,8 +88,8 @@ class Snapshot:
 def take_snapshot(state: TrainState, run: config.TrainConfig, writers: int, writes: bool) -> Snapshot:
     """Copy the state; training may go on at once.
 
-    Where a running mean of the weights is kept, call it in `optim.averaged`: the model's file then holds the mean, which
-    is what others load, and the optimizer's the weights.
+    Where a running mean of the weights is kept, call it in `optim.averaged`: the model's file then holds the mean,
+    which is what others load, and the optimizer's the weights.
 
     Args:
         writers: workers that write files, each its share of the tensors.

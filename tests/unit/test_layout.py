@@ -20,7 +20,7 @@ LAYERS = [
     ["pipeline.engine"],
     ["pipeline.data"],
     ["pipeline.clicks"],
-    ["pipeline.augment", "pipeline.model"],
+    ["pipeline.augment", "pipeline.model", "pipeline.weights"],
     ["pipeline.stream"],
     ["pipeline.train", "pipeline.evaluate"],
     ["pipeline.tune"],
