@@ -38,7 +38,8 @@ def evaluation(checkpoint: str, root: str, out: str) -> list[str]:
 def together(*commands: list[str]) -> None:
     """Run jobs that are started at once to their ends."""
     runs = [subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL) for words in commands]
-    if any([run.wait() for run in runs]):
+    ended = [run.wait() for run in runs]
+    if any(ended):
         raise SystemExit("a job failed")
 
 
