@@ -16,6 +16,7 @@ part() { # TITLE COMMAND...
 }
 
 part "Start-up" -m benchmarks.startup --rounds 2
+part "Conversion" -m benchmarks.conversion
 part "Stream" -m benchmarks.stream
 part "Evaluation by batch size" -m benchmarks.evaluation --variants null tiny vit_b --batches 1 8 32 --devices cpu
 part "Memory of an ICL step" benchmarks/icl_memory.py --variant tiny --batch 16

@@ -17,29 +17,57 @@ LVIS_IS_LVIS = 0.85  # mask IoU above which an LVIS object repeats a later one
 
 
 def panoptic_ids(colours: np.ndarray) -> np.ndarray:
-    """(H, W) int32 segment ids R + 256 G + 65536 B of an (H, W, 3) uint8 BGR panoptic picture."""
-    four = cv2.cvtColor(colours, cv2.COLOR_BGR2RGBA)  # R lowest, as in the id; the fourth byte is masked out
-    return four.view("<i4")[..., 0] & 0xFFFFFF
+    """(H, W) int32 segment ids R + 256 G + 65536 B of an (H, W, 3) uint8 RGB panoptic picture."""
+    four = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA)  # R lowest, as in the id; the fourth byte is masked out
+    ids = four.view("<i4")[..., 0]
+    ids &= 0xFFFFFF
+    return ids
 
 
 def segment_regions(ids: np.ndarray, wanted: Sequence[int]) -> list[Region | None]:
-    """Region of every wanted id of an (H, W) int32 id map, None where it has no pixel."""
-    return [region(ids == number) for number in wanted]
+    """Region of every wanted id of an (H, W) int32 map of ids >= 0, None where it has no pixel."""
+    # The boxes of all ids from one pass: the ends of each row's runs of one id. Pixels are compared inside boxes only.
+    flat, begins = ids.ravel(), np.empty(ids.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=begins[1:])
+    begins[:: ids.shape[1]] = True
+    at = np.flatnonzero(begins)
+    numbers = flat[at]
+    rows, left = np.divmod(at, ids.shape[1])
+    right = left + np.diff(at, append=ids.size) - 1
+    order = np.argsort(numbers, kind="stable")  # the runs of one id stay in the order of their rows
+    first = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    ends = (
+        rows[order][first],
+        np.maximum.reduceat(rows[order], first),
+        np.minimum.reduceat(left[order], first),
+        np.maximum.reduceat(right[order], first),
+    )
+    found = dict(zip(numbers[order][first].tolist(), zip(*(values.tolist() for values in ends))))
+    return [_segment(ids, number, found.get(number)) for number in wanted]
+
+
+def _segment(ids: np.ndarray, number: int, box: tuple[int, int, int, int] | None) -> Region | None:
+    return box and Region(box, ids[box[0] : box[1] + 1, box[2] : box[3] + 1] == number)
 
 
 def polygon_region(polygons: Sequence[np.ndarray], height: int, width: int) -> Region | None:
     """Union of the filled polygons, each (K, 2) int32 (column, row) vertices; None when no pixel is in the image."""
-    points = np.concatenate(polygons)
+    left, top, wide, high = cv2.boundingRect(np.concatenate(polygons))
     # Drawing on the box instead of the image gives the same pixels: only sides that the image cuts are cut here.
-    low = np.clip(points.min(axis=0), 0, (width - 1, height - 1)).astype(np.int32)
-    high = np.clip(points.max(axis=0), 0, (width - 1, height - 1))
-    canvas = np.zeros((high[1] - low[1] + 1, high[0] - low[0] + 1), np.uint8)
+    low = max(left, 0), max(top, 0)
+    right, bottom = min(left + wide, width), min(top + high, height)
+    if low[0] >= right or low[1] >= bottom:
+        return None
+    canvas = np.zeros((bottom - low[1], right - low[0]), np.uint8)
+    whole = canvas.shape == (high, wide)
     for polygon in polygons:
-        if polygon.min() >= 0 and (polygon < (width, height)).all():
-            cv2.fillPoly(canvas, [polygon - low], 1)
+        if whole or (polygon.min() >= 0 and (polygon < (width, height)).all()):
+            cv2.fillPoly(canvas, [polygon], 1, offset=(-low[0], -low[1]))
         else:
-            _fill_cut(canvas, polygon - low)
-    return region(canvas > 0, int(low[1]), int(low[0]))
+            _fill_cut(canvas, polygon - np.array(low, np.int32))
+    if whole:  # every corner is drawn, so each side touches a pixel
+        return Region((top, bottom - 1, left, right - 1), canvas.view(bool))
+    return region(canvas.view(bool), low[1], low[0])
 
 
 def _fill_cut(canvas: np.ndarray, polygon: np.ndarray) -> None:
@@ -64,11 +92,8 @@ def _fill_cut(canvas: np.ndarray, polygon: np.ndarray) -> None:
     order = np.lexsort((crossing, rows))
     rows, crossing = rows[order][::2], crossing[order]
     left, right = np.maximum((crossing[::2] + 65535) >> 16, 0), np.minimum(crossing[1::2] >> 16, width - 1)
-    seen = left <= right
-    depth = np.zeros((height, width + 1), np.int32)
-    np.add.at(depth, (rows[seen], left[seen]), 1)
-    np.add.at(depth, (rows[seen], right[seen] + 1), -1)
-    canvas[np.cumsum(depth, axis=1)[:, :-1] > 0] = 1
+    for row, begin, stop in zip(rows.tolist(), left.tolist(), (right + 1).tolist()):
+        canvas[row, begin : max(begin, stop)] = 1
 
 
 def _pairs(iou: np.ndarray) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -57,8 +57,9 @@ def boxes(regions: Sequence[Region]) -> np.ndarray:
 
 
 def _spans(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, M, 2) lengths along rows and columns: common to each pair of boxes, and covered by it."""
-    low_a, high_a, low_b, high_b = a[:, None, 0::2], a[:, None, 1::2], b[None, :, 0::2], b[None, :, 1::2]
+    """(2, N, M) lengths along rows and columns: common to each pair of boxes, and covered by it."""
+    (low_a, high_a), (low_b, high_b) = (x.reshape(-1, 2, 2).transpose(2, 1, 0) for x in (a, b))  # (2, N), (2, M) each
+    low_a, high_a, low_b, high_b = low_a[:, :, None], high_a[:, :, None], low_b[:, None], high_b[:, None]
     common = np.maximum(0, np.minimum(high_a, high_b) - np.maximum(low_a, low_b) + 1)
     return common, np.maximum(high_a, high_b) - np.minimum(low_a, low_b) + 1
 
@@ -66,13 +67,13 @@ def _spans(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, M) float64: IoU of the row ranges times IoU of the column ranges, of (N, 4) and (M, 4) boxes."""
     common, covered = _spans(a, b)
-    return (common / covered).prod(axis=2)
+    return (common / covered).prod(axis=0)
 
 
 def box_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, M) float64: the part of box b[j] that lies in box a[i]."""
     common, _ = _spans(a, b)
-    return common.prod(axis=2) / ((b[:, 1] - b[:, 0] + 1) * (b[:, 3] - b[:, 2] + 1))[None]
+    return common.prod(axis=0) / ((b[:, 1] - b[:, 0] + 1) * (b[:, 3] - b[:, 2] + 1))[None]
 
 
 def overlap(a: Region, b: Region) -> int:
@@ -100,14 +101,15 @@ def parents(regions: Sequence[Region]) -> list[int]:
     """
     areas = [r.area for r in regions]
     # Equal areas: the later one counts as the larger, as an ascending stable sort read backwards gives.
-    order = np.argsort(areas, kind="stable")[::-1].tolist()
+    order = np.argsort(areas, kind="stable")[::-1]
     all_boxes = boxes(regions)
-    near = (box_share(all_boxes, all_boxes) >= CHILD_BOX_SHARE).tolist()
+    near = box_share(all_boxes, all_boxes) >= CHILD_BOX_SHARE
     result = [-1] * len(regions)
     children: list[list[int]] = [[] for _ in regions]
 
+    @cache
     def holds(i: int, j: int) -> bool:
-        return near[i][j] and overlap(regions[i], regions[j]) / areas[j] > CHILD_MASK_SHARE
+        return bool(near[i, j]) and overlap(regions[i], regions[j]) / areas[j] > CHILD_MASK_SHARE
 
     def find(node: int, j: int) -> int:
         for child in children[node]:
@@ -118,36 +120,36 @@ def parents(regions: Sequence[Region]) -> list[int]:
 
     # Region by region from the largest, each collecting its own: the order in which children arrive decides between
     # matches, so the loops cannot be exchanged.
-    for place, i in enumerate(order):
-        for j in order[place + 1 :]:
-            if result[j] < 0 and holds(i, j):
-                result[j] = find(i, j)
-                children[result[j]].append(j)
+    pairs = order[np.argwhere(np.triu(near[np.ix_(order, order)], 1))]
+    for i, j in pairs.tolist():
+        if result[j] < 0 and holds(i, j):
+            result[j] = find(i, j)
+            children[result[j]].append(j)
     return result
 
 
-def pack(regions: Sequence[Region], height: int, width: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+def pack(regions: Sequence[Region], height: int, width: int) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """Greedy first fit, largest first: as few label maps as this finds without overlap inside a map.
 
     Returns:
-        (L, height, width) uint8 layers, 0 = nothing, and (layer, label) of every region, labels from 1.
+        A list of (height, width) uint8 layers, 0 = nothing, and (layer, label) of every region, labels from 1.
     """
     layers: list[np.ndarray] = []
     used: list[int] = []
     places = [(0, 0)] * len(regions)
     for index in sorted(range(len(regions)), key=lambda i: -regions[i].area):
-        item = regions[index]
+        item, pixels = regions[index], regions[index].mask.view(np.uint8)
         for number, layer in enumerate(layers):
-            if used[number] < LABELS_PER_LAYER and not layer[item.window][item.mask].any():
+            if used[number] < LABELS_PER_LAYER and not np.logical_and(layer[item.window], pixels).any():
                 break
         else:
             number = len(layers)
             layers.append(np.zeros((height, width), np.uint8))
             used.append(0)
         used[number] += 1
-        layers[number][item.window][item.mask] = used[number]
+        layers[number][item.window] |= pixels * np.uint8(used[number])
         places[index] = (number, used[number])
-    return np.stack(layers) if layers else np.zeros((0, height, width), np.uint8), places
+    return layers, places
 
 
 def build_row(

@@ -6,14 +6,17 @@ import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.images import MAX_PIXELS, decode_image, decode_sample, header_size
+from pipeline.data.images import MAX_PIXELS, checked_size, decode_image, decode_sample, header_size
 from pipeline.data.schema import ObjectInfo, Row, encode_map
 from pipeline.errors import BadRow
 
@@ -70,6 +73,33 @@ def test_good_files_as_opencv_reads_them(kind: str, strict: bool) -> None:
 def test_orientation_is_applied() -> None:
     assert header_size(KINDS["rotated"]) == (480, 700)
     assert decode_image(KINDS["rotated"]).shape == (700, 480, 3)
+
+
+def verdict(size: Callable[[bytes], tuple[int, ...]], data: bytes) -> tuple[int, ...] | str:
+    try:
+        return size(data)
+    except BadRow as bad:
+        return str(bad)
+
+
+@given(
+    st.sampled_from(sorted(KINDS)), st.integers(0, 8), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=40, deadline=None)
+@pytest.mark.filterwarnings("ignore")
+def test_the_checked_size_is_that_of_the_strictly_decoded_image(
+    kind: str, turn: int, height: int, width: int, seed: int
+) -> None:
+    """Of whole files, of files cut and closed again, and of files with other bytes somewhere."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(RGB[:height, :width] if seed % 2 else np.full((height, width, 3), 9, np.uint8))
+    for data in (KINDS[kind], saved(small, "JPEG", exif=exif(turn)), saved(small, "JPEG", progressive=True)):
+        cut = data[: int(rng.integers(2, len(data)))]
+        other = bytearray(data)
+        other[int(rng.integers(len(data)))] = int(rng.integers(256))
+        for case in (data, cut, cut + b"\xff\xd9", bytes(other)):
+            expected = verdict(lambda data: decode_image(data, strict=True).shape[:2], case)
+            assert verdict(checked_size, case) == expected
 
 
 def test_16_bits_become_8() -> None:

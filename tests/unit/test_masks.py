@@ -82,7 +82,7 @@ def test_box_and_mask_measures(seed: int) -> None:
 def test_packing_round_trips(seed: int, count: int) -> None:
     regions = random_regions(seed, count)
     layers, places = pack(regions, SIZE, SIZE)
-    assert layers.shape[1:] == (SIZE, SIZE) and len(set(places)) == len(regions)
+    assert all(layer.shape == (SIZE, SIZE) for layer in layers) and len(set(places)) == len(regions)
     for item, (layer, label) in zip(regions, places, strict=True):
         np.testing.assert_array_equal(layers[layer] == label, full(item))
     # First fit: every object of a layer touches something in each layer before it.
@@ -142,10 +142,21 @@ def test_polygon_outside_the_image_has_no_pixel() -> None:
 
 
 def test_panoptic_ids() -> None:
-    bgr = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    wide = bgr.astype(int)
-    expected = wide[..., 2] + 256 * wide[..., 1] + 65536 * wide[..., 0]
-    np.testing.assert_array_equal(coco_merge.panoptic_ids(bgr), expected)
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    wide = rgb.astype(int)
+    expected = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+    np.testing.assert_array_equal(coco_merge.panoptic_ids(rgb), expected)
+
+
+@given(seeds, st.integers(1, 12), st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_segments_are_the_pixels_of_their_ids(seed: int, size: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, most, (size, int(rng.integers(1, 12))), np.int32) * 0xFFFFFF // most
+    wanted = [*np.unique(ids).tolist(), 5, 0, 1 << 40, -1]
+    for number, found in zip(wanted, coco_merge.segment_regions(ids, wanted), strict=True):
+        expected = region(ids == number)
+        assert found is None if expected is None else Same(expected) == found
 
 
 def block(row: int, col: int, rows: int, cols: int) -> Region:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.data import coco_merge
-from pipeline.data.images import decode, decode_image
+from pipeline.data.images import checked_size, decode
 from pipeline.data.masks import Region, build_row, parents
 from pipeline.data.readers.base import Skipped, fetch, load_json, need_folders, stem
 from pipeline.data.readers.coco_masks import MALFORMED
@@ -158,9 +159,9 @@ class CocoLvisReader:
         if item.problem:
             raise BadRow(*item.problem)
         data = fetch(self._images, item.image)
-        height, width = decode_image(data, strict=True).shape[:2]
+        height, width = checked_size(data)
         masks = self._annotation(f"panoptic_{self.split}2017")
-        colours = decode(fetch(masks, item.panoptic, "mask"), cv2.IMREAD_COLOR, strict=True, what="mask")
+        colours = decode(fetch(masks, item.panoptic, "mask"), cv2.IMREAD_COLOR_RGB, strict=True, what="mask")
         for shape, of in ((colours.shape[:2], "panoptic PNG"), (item.size, "LVIS record")):
             if shape is not None and tuple(shape) != (height, width):
                 raise BadRow("mask has another size", f"image {height} x {width}, {of} {shape[0]} x {shape[1]}")
@@ -250,7 +251,7 @@ def _corners(polygon: Any) -> int:
 
 def _vertices(objects: list[list[list[float]]]) -> np.ndarray:
     """(V, 2) int32 vertices, rounded half to even, of flat lists x, y, x, y, ...; one pass for all of an image."""
-    values = np.array([v for polygons in objects for polygon in polygons for v in polygon], np.float64)
+    values = np.array([*chain.from_iterable(chain.from_iterable(objects))], np.float64)
     if not np.all(np.abs(values) < MAX_COORDINATE):
         raise ValueError("a coordinate is no number or out of bounds")
     return values.reshape(-1, 2).round().astype(np.int32)
