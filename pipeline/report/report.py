@@ -13,7 +13,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from pipeline.evaluate.metrics import IOU_AT, IOU_LEVELS, hold
-from pipeline.evaluate.setting import Setting, dataset_rows
+from pipeline.evaluate.setting import COLUMNS, Setting, dataset_rows
 from pipeline.report import plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table
 from pipeline.report.claims import CLAIMS, TOLERANCE, compare
@@ -60,23 +60,30 @@ def pick_objects(
     """
     if objects.num_rows == 0:
         return [], []
-    setting = max({Setting.of(row) for row in objects.select(["cfr_steps", "cfr_clicks", "adaptive"]).to_pylist()})
-    names = list(dict.fromkeys(objects["dataset"].to_pylist()))
-    ranked: list[list[tuple[float, dict[str, Any]]]] = []
-    for name in names:
-        rows = dataset_rows(objects, name, setting).to_pylist()
-        if rows:
-            held = hold([row["iou"] for row in rows], max(len(row["iou"]) for row in rows))
+    columns = list(COLUMNS)
+    setting = max(Setting.of(row) for row in objects.select(columns).group_by(columns).aggregate([]).to_pylist())
+    # Only the rows that are shown become dicts: those of all objects, each click one of its own, are hundreds of times
+    # the table's size.
+    tables = [dataset_rows(objects, name, setting) for name in dict.fromkeys(objects["dataset"].to_pylist())]
+    ranked: list[list[tuple[float, int, int]]] = []  # of each data set: score, number of its table, row there
+    for number, rows in enumerate(tables):
+        if rows.num_rows:
+            curves = rows["iou"].to_numpy()
+            held = hold(curves, max(map(len, curves)))
             scores = held.mean(axis=1, dtype=np.float64)
-            ranked.append([(float(scores[i]), rows[i]) for i in np.argsort(scores, kind="stable")])
+            ranked.append([(float(scores[i]), number, int(i)) for i in np.argsort(scores, kind="stable")])
     lowest = sorted(_in_turns(ranked, worst), key=lambda item: item[0])
-    taken = {id(row) for _, row in lowest}
+    taken = set(lowest)
     middle = []
     for ranking in ranked:
-        median = float(np.median([score for score, _ in ranking]))
-        left = [item for item in ranking if id(item[1]) not in taken]
+        median = float(np.median([score for score, _, _ in ranking]))
+        left = [item for item in ranking if item not in taken]
         middle.append(sorted(left, key=lambda item: abs(item[0] - median)))
-    return [row for _, row in lowest], [row for _, row in _in_turns(middle, typical)]
+
+    def rows_of(items: Sequence[tuple[float, int, int]]) -> list[dict[str, Any]]:
+        return [tables[number].slice(row, 1).to_pylist()[0] for _, number, row in items]
+
+    return rows_of(lowest), rows_of(_in_turns(middle, typical))
 
 
 def _in_turns(lists: Sequence[Sequence[Any]], count: int) -> list[Any]:
