@@ -79,11 +79,9 @@ def _ordered(found: dict[str, Any]) -> list[Any]:
     return sorted(found.values(), key=lambda v: (str(type(v)), v))
 
 
-def evaluator() -> optuna.importance.BaseImportanceEvaluator:
+def evaluator() -> optuna.importance.FanovaImportanceEvaluator:
     """fANOVA: of all the variance, where Optuna's default looks at the best trials only."""
-    from pipeline.tune.fanova import Fanova  # not above: scikit-learn takes a second, and only reports need it
-
-    return Fanova(SEED)
+    return optuna.importance.FanovaImportanceEvaluator(seed=SEED)
 
 
 def importances(study: optuna.Study, index: int) -> dict[str, float]:
