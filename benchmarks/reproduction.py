@@ -27,6 +27,7 @@ from benchmarks.reproduction_results import ARMS, BASE, STEPS, answers, read
 from pipeline import storage
 from pipeline.engine import lease
 from pipeline.errors import UserError
+from pipeline.weights import located
 
 SETTING = "setting.json"
 WARMUP = 200  # steps, of the recipe; shorter runs spend a tenth of theirs
@@ -168,7 +169,7 @@ def carry_out(options: argparse.Namespace) -> int:
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="", help="checkpoint or run folder of the recipe small")
+    parser.add_argument("--base", default="", help="small, or a checkpoint or run folder of that recipe")
     parser.add_argument("--data", default="", help="prepared shards to train on")
     parser.add_argument("--val", default="", help="prepared shards to evaluate on")
     parser.add_argument("--out", required=True)
@@ -186,7 +187,8 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
         parser.error("--base, --data and --val are needed (or --table)")
     if options.max_clicks < 10 or options.seeds < 1 or options.steps < 1:
         parser.error("--max-clicks is at least 10 (for IoU@10), --seeds and --steps at least 1")
-    for name in ("base", "data", "val", "out"):
+    options.base = located(options.base) if options.base else ""
+    for name in ("data", "val", "out"):
         setattr(options, name, storage.absolute(getattr(options, name)) if getattr(options, name) else "")
     return options
 
