@@ -25,5 +25,5 @@ SMALL = Recipe(
 Reproduces: nothing published.
 Start: random.
 Hardware: a CPU with two cores and bf16 instructions.
-Expected: see the model card.""",
+Expected: on 24 photographs NoC@80 11.9 and IoU@5 0.67 after 2,800 steps (CFR-1); pipeline/weights/small/README.md.""",
 )
