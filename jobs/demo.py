@@ -48,21 +48,23 @@ def job(args: list[str]) -> None:
     untrained = storage.join(out, "eval-untrained")
     start = storage.join(run, "checkpoints", "step_00000000")
     evaluate.job(["--checkpoint", start, "--data", raw_eval, "--cfr-steps", "0", "--out", untrained])
-    finish(report, untrained, time.monotonic() - begin)
+    packaged = storage.join(out, "eval-small")
+    evaluate.job(["--checkpoint", "small", "--data", raw_eval, "--cfr-steps", "0", "1", "--out", packaged])
+    finish({"untrained": untrained, "tiny": report, "small (packaged)": packaged}, report, time.monotonic() - begin)
 
 
 def say(number: int, what: str, where: str) -> None:
     print(f"\n[{number}/4] {what}: {os.path.relpath(where)}", flush=True)
 
 
-def finish(report: str, untrained: str, seconds: float) -> None:
-    """The table of the demo, and where to look."""
-    print(f"\n{'setting':<20}{'objects':>8}{'NoC@80':>8}{'NoC@90':>8}{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
-    for name, folder in (("untrained", untrained), ("tiny", report)):
+def finish(evaluations: dict[str, str], report: str, seconds: float) -> None:
+    """The table of the demo, a row for each setting of evaluations by model, and where to look."""
+    print(f"\n{'setting':<24}{'objects':>8}{'NoC@80':>8}{'NoC@90':>8}{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
+    for name, folder in evaluations.items():
         for s in read_json(storage.join(folder, "summary.json"))["results"]:
             setting = f"{name} CFR-{s['cfr_steps']}"
             print(
-                f"{setting:<20}{s['objects']:>8}{s['noc']['80']:>8.2f}{s['noc']['90']:>8.2f}"
+                f"{setting:<24}{s['objects']:>8}{s['noc']['80']:>8.2f}{s['noc']['90']:>8.2f}"
                 f"{s['mean_iou'][0]:>8.3f}{s['mean_iou'][4]:>8.3f}{s['seconds_per_click']:>9.3f}"
             )
     print(f"\nDone in {duration(seconds)}. Report: {os.path.relpath(storage.join(report, 'report.html'))}")

@@ -70,7 +70,7 @@ class Tracking:
 class EvaluationBase:
     """What is clicked, by which checkpoint, and where the results go."""
 
-    checkpoint: str  # Our checkpoint or run folder, or a published .pth file
+    checkpoint: str  # small (in the package), a checkpoint or run folder of ours, or a published .pth file
     data: tuple[str, ...]  # NAME=URI or NAME=LAYOUT:URI of each data set
     out: str  # Folder or URI for the results; the same command again continues there
     crop: int = 0  # Side of the network's input, pixels; 0: as the checkpoint was trained (published on davis: 672)
