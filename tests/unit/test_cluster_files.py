@@ -202,4 +202,4 @@ def test_what_a_job_uploads_is_small(tmp_path: Path) -> None:
     names = zipfile.ZipFile(package).namelist()
     assert {name.split("/")[0] for name in names} == {"jobs", "pipeline"}
     assert {"jobs/train.py", "pipeline/engine/connect.py"} <= set(names)
-    assert package.stat().st_size < 2_000_000
+    assert package.stat().st_size < 6_000_000  # most of it the packaged model
