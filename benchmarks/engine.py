@@ -98,7 +98,7 @@ class Rank:
 
     def prepare(self, source: Any, rank: int, count: int, tasks: int, period: float) -> None:
         """Args: an iterator of split, a Feeder, or None (own); blocks in all; tasks at once; seconds of a step."""
-        self._period, self._waits = period, []
+        self._period = period
         if source is None:
             self._batches = _plain(blocks(count, tasks))
         elif isinstance(source, ray.data.DataIterator):

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.evaluate.bootstrap import INTERVAL, SEED
+from pipeline.evaluate.bootstrap import INTERVAL, SEED, times_drawn
 from pipeline.evaluate.metrics import hold, noc
 from pipeline.evaluate.results import read_table
 from pipeline.evaluate.setting import COLUMNS, Setting
@@ -27,7 +27,6 @@ LEVELS = (80, 85, 90, 95)
 CLICKS = (1, 3, 5, 10)
 FIGURES = (*(f"noc{level}" for level in LEVELS), *(f"iou{k}" for k in CLICKS), "clicks", "passes", "seconds")
 RESAMPLES = 4000
-_CHUNK = 1 << 22  # drawn numbers at a time
 
 
 class Arm(NamedTuple):
@@ -202,16 +201,7 @@ def _drawn(seeds: int, count: int, resamples: int) -> tuple[np.ndarray, np.ndarr
     The same draws serve all comparisons, so that equal differences get equal intervals.
     """
     rng = np.random.default_rng(SEED)
-
-    def times(number: int) -> np.ndarray:
-        found, size = [], max(1, _CHUNK // number)
-        for start in range(0, resamples, size):
-            rows = min(size, resamples - start)
-            drawn = rng.integers(number, size=(rows, number)) + number * np.arange(rows)[:, None]
-            found.append(np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number))
-        return np.concatenate(found).astype(np.float64)
-
-    return times(seeds), times(count)
+    return times_drawn(seeds, resamples, rng), times_drawn(count, resamples, rng)
 
 
 class Contrast(NamedTuple):

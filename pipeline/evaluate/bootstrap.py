@@ -31,8 +31,11 @@ def _drawn_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -
     means = []
     size = max(1, _CHUNK // count)
     for start in range(0, resamples, size):
-        rows = min(size, resamples - start)
-        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        means.append(times.astype(np.float64) @ values / count)
+        means.append(times_drawn(count, min(size, resamples - start), rng) @ values / count)
     return np.concatenate(means)
+
+
+def times_drawn(count: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """(resamples, count) float64: how often each of `count` things is drawn in `count` draws with replacement."""
+    drawn = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
