@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from ray.train import ControllerError, FailureConfig, RunConfig
 from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file
 
 from jobs import prepare, train
 from pipeline.data.readers.synthetic import write_synthetic
@@ -138,3 +140,21 @@ def test_shares_of_two_workers_are_continued_by_one(shards: tuple[str, str], tmp
     assert load_model(str(out))[1].step == STEPS
     state = json.loads((out / "checkpoints" / f"step_{STEPS:08d}" / "state.json").read_text())
     assert state["writers"] == 1 and state["position"]["world"] == 1
+
+
+def test_a_continued_run_has_the_same_mean_of_weights(
+    shards: tuple[str, str], tmp_path: Path, ray_session: None
+) -> None:
+    """With optim.average the checkpoint's model is the mean; it and the weights go on to the bit."""
+    options = ("--optim.average", "0.5", "--train.val-every", "0", "--tracking.no-enabled")
+    train.job(train_args(shards, tmp_path / "whole", *options))
+    train.job(train_args(shards, tmp_path / "parts", *options, "--train.steps", "4"))
+    train.job(train_args(shards, tmp_path / "parts", *options))
+    last = f"checkpoints/step_{STEPS:08d}"
+    for kind in ("model", "optimizer"):
+        whole, parts = (load_file(tmp_path / name / last / f"{kind}.safetensors") for name in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert [name for name, value in whole.items() if not torch.equal(value, parts[name])] == []
+    mean = load_file(tmp_path / "whole" / last / "model.safetensors")
+    weights = load_file(tmp_path / "whole" / last / "optimizer.safetensors")
+    assert all(not torch.equal(value, weights[f"{name}/average"]) for name, value in mean.items())
