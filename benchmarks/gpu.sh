@@ -18,9 +18,9 @@ part() { # SECONDS TITLE COMMAND...
     [ "$code" -eq 0 ] || printf '\n(ended with %s%s)\n' "$code" "$([ "$code" -eq 124 ] && echo ': out of time')" | tee -a "$OUT"
 }
 
-part 120 "Tests on the GPU" -m pytest -q -m gpu tests/unit tests/golden
+part 90 "Tests on the GPU" -m pytest -q -m gpu tests/unit tests/golden
 part 60 "What everything but the network allows" -m benchmarks.evaluation --variants null --batches 1 8 32 --devices cuda
 part 90 "Evaluation" -m benchmarks.evaluation --variants vit_b --batches 1 32 --devices cuda
-part 90 "Training steps" -m benchmarks.training --variants vit_b vit_h --precisions bf16 --steps 5
+part 130 "Training steps" -m benchmarks.training --variants vit_b vit_h --precisions bf16 bf16+compile --steps 5
 part 60 "Memory of an ICL step" benchmarks/icl_memory.py --variant base --batch 32
-part 60 "A training job" -m benchmarks.training --job --variants vit_b --precisions bf16
+part 50 "A training job" -m benchmarks.training --job --variants vit_b --precisions bf16

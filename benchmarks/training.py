@@ -5,7 +5,8 @@
 
 Step: three clicks of the iterative click loss at 448 pixels, forward and backward after each, two simulated clicks
 between them, Adam; random weights, of which nearly every pixel is wrong, so that the distance maps of the clicks are as
-large as they get. FLOPs are those of the matrix products and convolutions, forward and backward, counted by torch.
+large as they get. FLOPs are those of the matrix products and convolutions, forward and backward, counted by torch; MFU is their share of the GPU's bf16 peak over
+the whole step. A precision may end in +compile (`--train.compile`) or +checkpointing.
 Job: `jobs.train` from start to end, samples made beside it from the photographs of a COCO+LVIS folder; samples per
 second and the share of the time spent waiting for data are those it logs.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -43,6 +45,7 @@ from pipeline.train.state import TrainState, publish, take_snapshot, write_parts
 MODELS = {"vit_b": PUBLISHED["base"], "vit_l": PUBLISHED["large"], "vit_h": PUBLISHED["huge"]}
 RECIPES = {"vit_b": "icl_suem_base_cocolvis", "vit_l": "icl_suem_large_cocolvis", "vit_h": "cfr_icl_huge_cocolvis"}
 CLICKS = 3
+PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}  # TFLOP/s of dense bf16 products, as sold
 
 
 class Clock:
@@ -73,10 +76,10 @@ def flops_per_sample(model: ClickSegmenter, batch: icl.ClickBatch) -> float:
 def measure(variant: str, precision: str, size: int, steps: int) -> dict[str, float]:
     """Means over `steps` steps after two to warm up."""
     torch.manual_seed(0)
-    checkpointing = precision.endswith("+checkpointing")
+    precision, *extras = precision.split("+")
     run = config.TrainConfig(
-        model=replace(MODELS[variant], activation_checkpointing=checkpointing),
-        train=config.Train(precision=cast(Any, precision.removesuffix("+checkpointing")), batch=size),
+        model=replace(MODELS[variant], activation_checkpointing="checkpointing" in extras),
+        train=config.Train(precision=cast(Any, precision), batch=size),
         loss=ICL,
     )
     set_float32(tf32=run.train.precision == "tf32")
@@ -84,6 +87,8 @@ def measure(variant: str, precision: str, size: int, steps: int) -> dict[str, fl
     optimizer = build_optimizer(model, run.optim, run.model.depth)
     batch = made_batch(run, size, torch.device("cuda"))
     work = flops_per_sample(model, batch)
+    if "compile" in extras:
+        model.compile_parts()
     clicks, adam = Clock(), Clock()
     own = icl.add_training_clicks
 
@@ -114,22 +119,30 @@ def measure(variant: str, precision: str, size: int, steps: int) -> dict[str, fl
         "clicks": clicks.seconds / steps / seconds,
         "adam": adam.seconds / steps / seconds,
         "tflops": CLICKS * size * work / network / 1e12,
+        "mfu": CLICKS * size * work / seconds / 1e12 / peak_tflops(),
         "peak": torch.cuda.max_memory_allocated() / 1e9,
     }
 
 
+def peak_tflops() -> float:
+    """Of this GPU in bf16; NaN where it is none of the known ones."""
+    return next((peak for name, peak in PEAKS.items() if name in torch.cuda.get_device_name()), math.nan)
+
+
 def steps_table(options: argparse.Namespace) -> None:
-    heads = "network|precision|batch|samples/s|s per step|network|simulated clicks|Adam|TFLOP/s of the network|peak GB"
-    print(f"| {heads.replace('|', ' | ')} |\n|---|---|{'---:|' * 8}")
+    heads = (
+        "network|precision|batch|samples/s|s per step|network|simulated clicks|Adam|TFLOP/s of the network|MFU|peak GB"
+    )
+    print(f"| {heads.replace('|', ' | ')} |\n|---|---|{'---:|' * 9}")
     for variant in options.variants:
         for precision in options.precisions:
             for size in options.batches:
                 try:
                     r = measure(variant, precision, size, options.steps)
                     cells = f"{r['rate']:.1f} | {r['seconds']:.3f} | {r['network']:.0%} | {r['clicks']:.0%} | "
-                    cells += f"{r['adam']:.0%} | {r['tflops']:.0f} | {r['peak']:.1f}"
+                    cells += f"{r['adam']:.0%} | {r['tflops']:.0f} | {r['mfu']:.2f} | {r['peak']:.1f}"
                 except torch.cuda.OutOfMemoryError:
-                    cells = "does not fit | | | | | |"
+                    cells = "does not fit | | | | | | |"
                 torch.cuda.empty_cache()
                 print(f"| {variant} | {precision} | {size} | {cells} |", flush=True)
 
@@ -162,7 +175,14 @@ def job_row(folder: str, variant: str, precision: str, size: int, steps: int) ->
     args = [RECIPES[variant], "--data.train", f"{folder}/train", "--out", out, "--train.gpu"]
     args += ["--model.start", random_start(folder, variant)]
     args += ["--train.steps", str(2 * steps), "--train.log-every", str(steps), "--train.checkpoint-every", str(steps)]
-    args += ["--train.precision", precision, "--train.batch", str(size), "--tracking.no-enabled"]
+    args += [
+        "--train.precision",
+        precision.removesuffix("+compile"),
+        "--train.batch",
+        str(size),
+        "--tracking.no-enabled",
+    ]
+    args += ["--train.compile"] if precision.endswith("+compile") else []
     done = subprocess.run([sys.executable, "-m", "jobs.train", *args], capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout[-2000:] + done.stderr[-4000:], file=sys.stderr)

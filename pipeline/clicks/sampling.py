@@ -111,24 +111,29 @@ def _count(size: int, gamma: float, rng: np.random.Generator) -> int:
 
 
 class _Pixels:
-    """The pixels of a region that may never be asked for: made and listed on first use."""
+    """The pixels of a region that may never be asked for: made and counted on first use."""
 
     def __init__(self, make: Callable[[], np.ndarray]) -> None:
         self._make = make
-        self._flat: np.ndarray | None = None
-        self._width = 0
+        self._region: np.ndarray | None = None
+        self._ends = np.zeros(0, np.int64)  # (H,) pixels of the region up to the end of each row
 
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
         """`count` pixels (row, col), uniformly with replacement; none when the region is empty."""
         if count == 0:
             return []
-        if self._flat is None:
-            region = self._make()
-            self._flat, self._width = np.flatnonzero(region), region.shape[1]
-        if len(self._flat) == 0:
+        if self._region is None:
+            self._region = self._make()
+            # Counted by row, because a list of all pixels takes as long as everything else here.
+            by_row = cv2.reduce(self._region.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+            self._ends = np.cumsum(by_row[:, 0], dtype=np.int64)
+        total = int(self._ends[-1])
+        if total == 0:
             return []
-        drawn = self._flat[rng.integers(len(self._flat), size=count)]
-        return [divmod(index, self._width) for index in drawn.tolist()]
+        drawn = rng.integers(total, size=count)
+        rows = np.searchsorted(self._ends, drawn, side="right").tolist()
+        left = (self._ends[rows] - drawn).tolist()  # how many from the row's last pixel back
+        return [(row, int(np.flatnonzero(self._region[row])[-back])) for row, back in zip(rows, left, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,8 @@ class Train:
     threads: int = 0  # Of a worker without a GPU; 0: an equal share of the cores that its machine's workers may use
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """tf32: TF32 matrix products on NVIDIA GPUs; bf16: autocast of the forward passes; the loss stays in float32."""
+    compile: bool = False
+    """Compile blocks, neck and head (needs a C++ compiler): the first steps wait for it; results differ by rounding."""
     log_every: int = 20
     val_every: int = 0  # Steps between validations; 0: only at the end
     val_objects: int = 50  # Objects of data.val evaluated at each validation; 0: all

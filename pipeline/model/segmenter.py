@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import platform
+import shutil
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,6 +53,29 @@ class ClickSegmenter(nn.Module):
         )
         self.neck = SimplePyramid(model.dim, model.neck_dims)
         self.head = MlpHead(model.neck_dims, model.head_dim, model.head_dropout)
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile blocks, neck and head in place: their kernels are fused, names and weights stay as they are.
+
+        Part by part, as all blocks share what is compiled for one. Shapes are taken as fixed: another batch or crop
+        size is compiled anew.
+
+        Args:
+            backend: of torch.compile.
+
+        Raises:
+            UserError: this machine has no C++ compiler.
+        """
+        if backend == "inductor" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "gcc", "clang++"))):
+            raise UserError(
+                "--train.compile needs a C++ compiler (g++ or clang++) on every machine that trains, and there is none "
+                f"on {platform.node()}. Install one, or train without --train.compile."
+            )
+        from pipeline.model import torchvision_ops as _torchvision_ops  # noqa: F401, must come before timm
+
+        importlib.import_module("timm.layers")  # the compiler looks for timm's modules by their names
+        for part in (*self.backbone.blocks, self.neck, self.head):
+            part.compile(dynamic=False, backend=backend)
 
     def forward(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Predict a mask.

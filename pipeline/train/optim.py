@@ -46,9 +46,10 @@ def parameter_groups(model: nn.Module, optim: config.Optim, depth: int) -> list[
 
 
 def build_optimizer(model: nn.Module, optim: config.Optim, depth: int) -> torch.optim.Adam:
-    """Adam (coupled weight decay) over `parameter_groups`."""
+    """Adam (coupled weight decay) over `parameter_groups`; one kernel for all of them on a GPU."""
     groups = parameter_groups(model, optim, depth)
-    return torch.optim.Adam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    fused = groups[0]["params"][0].is_cuda
+    return torch.optim.Adam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
 def rate_at(optim: config.Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:

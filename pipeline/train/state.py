@@ -233,10 +233,10 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         if found:
             if not share(parameter).numel():  # no rows of it here, and none were read
                 found |= dict.fromkeys(moments, torch.zeros_like(share(parameter)))
-            # Adam keeps its step count on the CPU and its moments beside the parameter. In the same order on every
-            # worker: whoever gathers cut tensors one after the other would mix them up otherwise.
-            ordered = sorted(found.items())
-            optimizer.state[parameter] = {k: v if v.ndim == 0 else like(parameter, v) for k, v in ordered}
+            # In the same order on every worker: whoever gathers cut tensors one after the other would mix them up
+            # otherwise. Step counts are never cut; a GPU's fused Adam wants them there.
+            ordered, device = sorted(found.items()), share(parameter).device
+            optimizer.state[parameter] = {k: v.to(device) if v.ndim == 0 else like(parameter, v) for k, v in ordered}
     if by_parameter:
         unknown = ", ".join(sorted(by_parameter)[:5])
         raise UserError(f"The optimizer state in {name} is of another model: unknown {unknown}.")

@@ -115,6 +115,8 @@ class Trainer:
         torch.manual_seed(run.seed)
         model = new_model(run.model, start)
         model.to(self.device)
+        if run.train.compile:
+            model.compile_parts()
         wrapped = parallel.parallelize(model, run.train, self.device, self.world)
         optimizer = build_optimizer(model, run.optim, run.model.depth)
         return TrainState(model, optimizer, 0, order.Position(0, 0, self.world), mlflow_run=mlflow_run), wrapped
