@@ -5,8 +5,9 @@
 
 Step: three clicks of the iterative click loss at 448 pixels, forward and backward after each, two simulated clicks
 between them, Adam; random weights, of which nearly every pixel is wrong, so that the distance maps of the clicks are as
-large as they get. FLOPs are those of the matrix products and convolutions, forward and backward, counted by torch; MFU is their share of the GPU's bf16 peak over
-the whole step. A precision may end in +compile (`--train.compile`) or +checkpointing.
+large as they get. FLOPs are those of the matrix products and convolutions, forward and backward, counted by torch; MFU
+is their share of the GPU's bf16 peak over the whole step. A precision may end in +compile (`--train.compile`) or
++checkpointing.
 Job: `jobs.train` from start to end, samples made beside it from the photographs of a COCO+LVIS folder; samples per
 second and the share of the time spent waiting for data are those it logs.
 """

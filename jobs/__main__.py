@@ -9,7 +9,17 @@ from pathlib import Path
 from pipeline.errors import did_you_mean
 
 FOLDER = Path(__file__).parent
-COMMANDS = ("prepare", "train", "tune", "evaluate", "demo", "track_sync", "import_checkpoint", "export_checkpoint")
+COMMANDS = (
+    "prepare",
+    "train",
+    "tune",
+    "evaluate",
+    "claims",
+    "demo",
+    "track_sync",
+    "import_checkpoint",
+    "export_checkpoint",
+)
 
 
 def listed() -> str:

@@ -107,3 +107,24 @@ class EvaluateConfig(EvaluationBase):
         steps = self.cfr_steps
         distinct = len(steps) > 0 and min(steps) >= 0 and len(set(steps)) == len(steps)
         check(distinct, f"--cfr-steps takes different numbers from 0 up, got {list(steps)}.")
+
+
+@options
+class ClaimsConfig:
+    """What `jobs.claims` reads; how objects are clicked is not among it, as that is the paper's."""
+
+    checkpoints: str  # Folder with the published files under their names (or folders of jobs.import_checkpoint)
+    data: str  # Folder with the benchmarks in theirs: GrabCut, Berkeley, DAVIS, SBD, PascalVOC
+    out: str  # Folder or URI for the results; the same command again continues there
+    only: tuple[str, ...] = ()  # Benchmarks to measure, of those above; none: all that are there
+    check: bool = False  # Only say what can be measured, what is missing and how long it takes
+    stand_ins: bool = False  # Take files of these names that hold another network too: measured, without a verdict
+    price: float = 0.0  # Of an hour of the machines, in any currency: the estimate then says what it costs
+    batch_size: int = 0  # Objects that share a forward pass; 0: 16 on a GPU, else 1
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones
+    actors: int = 0  # Inference actors; 0: one per GPU, or one per two free CPUs
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        for name, given in (("batch-size", self.batch_size), ("actors", self.actors), ("price", self.price)):
+            check(given >= 0, f"--{name} must be at least 0, got {given}.")

@@ -104,20 +104,22 @@ def split_layout(text: str) -> tuple[str, str]:
     return "", text
 
 
-def default_crop(name: str, checkpoint: CheckpointInfo) -> int:
+def default_crop(name: str, checkpoint: CheckpointInfo | None) -> int:
     """The crop our checkpoint was trained with; of a published one its training size, and 672 for DAVIS."""
+    assert checkpoint is not None, "no crop without a checkpoint"
     if checkpoint.config is not None:
         return checkpoint.config.data.crop
     return DAVIS_CROP if canonical(name) == DAVIS else checkpoint.model.train_size
 
 
-def open_source(name: str, text: str, out: str, crop: int, checkpoint: CheckpointInfo) -> Source:
+def open_source(name: str, text: str, out: str, crop: int, checkpoint: CheckpointInfo | None) -> Source:
     """A data set of the command line, found.
 
     Args:
         text: URI or LAYOUT:URI.
         out: folder of the evaluation; shards of a raw folder are made below it.
         crop: 0: the checkpoint's own.
+        checkpoint: that is evaluated; None where the crop is given.
 
     Raises:
         UserError: nothing there, or not what the name says.

@@ -59,24 +59,56 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published benchmark: the names it goes by, its number of objects and the side of the network's input."""
+    """A published benchmark.
+
+    Attributes:
+        names: that it goes by.
+        images, objects: how many it has. (Berkeley's 96 photographs are 100 files, one for each object.)
+        layout: source of its raw folder, as the published evaluations read it.
+        where: people get it, and its size.
+        crop: side of the network's input, pixels.
+    """
 
     names: tuple[str, ...]
+    images: int
     objects: int
+    layout: str
+    where: str
     crop: int = 448
 
 
+_ZIPS = "https://github.com/saic-vul/fbrs_interactive_segmentation/releases/download/v1.0"
 BENCHMARKS = {
-    "GrabCut": Benchmark(("grabcut",), 50),
-    "Berkeley": Benchmark(("berkeley",), 100),
-    "DAVIS": Benchmark(("davis", "davis345"), 345, crop=672),
-    "SBD": Benchmark(("sbd", "sbdval"), 6671),
-    "PASCAL VOC": Benchmark(("voc", "vocgrey", "pascalvoc", "voc2012", "pascalvoc2012"), 3417),
+    "GrabCut": Benchmark(("grabcut",), 50, 50, "grabcut", f"{_ZIPS}/GrabCut.zip (11 MB)"),
+    "Berkeley": Benchmark(("berkeley",), 100, 100, "berkeley", f"{_ZIPS}/Berkeley.zip (7 MB)"),
+    "DAVIS": Benchmark(("davis", "davis345"), 345, 345, "davis", f"{_ZIPS}/DAVIS.zip (43 MB)", crop=672),
+    "SBD": Benchmark(
+        ("sbd", "sbdval"), 2857, 6671, "sbd", "http://home.bharathh.info/pubs/codes/SBD/download.html (1.4 GB)"
+    ),
+    "PASCAL VOC": Benchmark(
+        ("voc", "vocgrey", "pascalvoc", "voc2012", "pascalvoc2012"),
+        1449,
+        3417,
+        "voc-grey",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (2 GB)",
+    ),
 }
 
 _ICL_CL = Identity("ICL", "ViT-H", "C+L")
 _ICL_SBD = Identity("ICL", "ViT-H", "SBD")
 _SIMPLECLICK_SBD = Identity("SimpleClick", "ViT-H", "SBD")
+WEIGHTS = {
+    _ICL_CL: (
+        "cocolvis_icl_vit_huge.pth",
+        "https://github.com/TitorX/CFR-ICL-Interactive-Segmentation/releases/tag/v1.0 (three parts of one 7z archive)",
+    ),
+    _ICL_SBD: (
+        "sbd_icl_vit_huge.pth",
+        "not among the files of the paper's release; `jobs.train cfr_icl_huge_sbd` trains one",
+    ),
+    _SIMPLECLICK_SBD: ("sbd_vit_huge.pth", "the list of models in https://github.com/uncbiag/SimpleClick"),
+}
+"""Of each model in CLAIMS the name of its file, and where people get it."""
 CLAIMS = (
     Claim("Berkeley", _ICL_CL, 1, 90, 1.46),
     Claim("DAVIS", _ICL_CL, 1, 90, 4.24),
@@ -104,14 +136,26 @@ def identify(checkpoint: Mapping[str, Any]) -> Identity | None:
     """
     published = checkpoint["format"] == "published"
     name = checkpoint["uri"].rstrip("/").rsplit("/", 1)[-1] if published else checkpoint.get("recipe") or ""
-    words = set(re.split(r"[^a-z0-9]+", name.lower().replace("coco_lvis", "cocolvis").removesuffix(".pth")))
-    sizes = [variant for word, variant in _SIZES.items() if word in words]
-    sets = [known for word, known in _TRAINING_SETS.items() if word in words]
     model = checkpoint["model"]
     shape = _SHAPES.get((model["patch"], model["dim"], model["depth"]))
-    if len(sizes) != 1 or len(sets) != 1 or sizes[0] != shape or not (published or {"icl", "simpleclick"} & words):
+    found = named(name)
+    if found is None or found.variant != shape or not (published or {"icl", "simpleclick"} & _words(name)):
+        return None
+    return found
+
+
+def named(name: str) -> Identity | None:
+    """The published model that a file's, folder's or recipe's name says; None when it does not."""
+    words = _words(name)
+    sizes = [variant for word, variant in _SIZES.items() if word in words]
+    sets = [known for word, known in _TRAINING_SETS.items() if word in words]
+    if len(sizes) != 1 or len(sets) != 1:
         return None
     return Identity("ICL" if "icl" in words else "SimpleClick", sizes[0], sets[0])
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower().replace("coco_lvis", "cocolvis").removesuffix(".pth")))
 
 
 def compare(claims: Sequence[Claim], summary: Mapping[str, Any]) -> list[ClaimRow]:
@@ -163,8 +207,12 @@ def _describe(model: Identity | None) -> str:
 
 def _is(benchmark: str, dataset: str, summary: Mapping[str, Any]) -> bool:
     """Whether a data set of the evaluation is this benchmark, by its source when known, else by its name."""
-    source = summary.get("data", {}).get(dataset, {}).get("source") or dataset
-    return re.sub(r"[^a-z0-9]", "", source.lower()) in BENCHMARKS[benchmark].names
+    return goes_by(summary.get("data", {}).get(dataset, {}).get("source") or dataset, benchmark)
+
+
+def goes_by(name: str, benchmark: str) -> bool:
+    """Whether a data set of this name, or of this source, is the benchmark."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()) in BENCHMARKS[benchmark].names
 
 
 def _difference(claim: Claim, row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
