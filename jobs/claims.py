@@ -95,19 +95,11 @@ def _model(claim: Any) -> str:
 
 def _show_estimate(work: Any, options: ClaimsConfig) -> None:
     """How long the forward passes take on what the cluster has, by a measured rate of its matrix products."""
-    import ray
-
-    from jobs.claims_plan import EFFICIENCY, tflops
-    from pipeline.engine.machine import usable_cpus
+    from jobs.claims_plan import EFFICIENCY
+    from pipeline.engine.device import cluster_tflops
     from pipeline.engine.progress import duration
 
-    has = ray.cluster_resources()
-    gpus = 0 if options.device == "cpu" else int(has.get("GPU", 0))
-    if gpus:
-        rate, what = gpus * ray.get(ray.remote(num_gpus=1)(tflops).remote("cuda")), f"{gpus} GPU(s)"
-    else:
-        cpus = max(usable_cpus(), int(has.get("CPU", 1))) if len(ray.nodes()) > 1 else usable_cpus()
-        rate, what = tflops("cpu") * cpus / usable_cpus(), f"{cpus} CPUs"
+    rate, what = cluster_tflops(options.device)
     seconds = work.expected / rate / EFFICIENCY
     text = f"{work.expected:,.0f} TFLOP on {what} of {rate:.2f} TFLOP/s: about {duration(seconds)} if the claims hold"
     if options.price:

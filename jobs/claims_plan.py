@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from pipeline import config, storage
 from pipeline.config.evaluation import ClaimsConfig, EvaluateConfig
@@ -254,16 +251,3 @@ def tflop_of_pass(model: config.Model, crop: int) -> float:
         with FlopCounterMode(display=False) as counter:
             network(image, mask, points)
     return counter.get_total_flops() / 1e12
-
-
-def tflops(device: str) -> float:
-    """TFLOP/s of float32 matrix products on "cpu" or "cuda", measured here for half a second."""
-    import torch
-
-    side = 4096 if device == "cuda" else 1024
-    left = torch.from_numpy(np.ones((side, side), np.float32)).to(device)
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.5:
-        (left @ left)[0, 0].item()  # the value is there when the product is
-        count += 1
-    return count * 2 * side**3 / (time.perf_counter() - start) / 1e12

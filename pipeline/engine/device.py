@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -10,6 +11,7 @@ import ray
 from pipeline.config import TrainConfig
 from pipeline.config import io as config_io
 from pipeline.config.evaluation import EvaluationBase
+from pipeline.engine.machine import usable_cpus
 from pipeline.errors import UserError
 
 E = TypeVar("E", bound=EvaluationBase)
@@ -61,3 +63,33 @@ def evaluating_on_device(config: E) -> E:
     gpu = takes_gpu(config.eval.device, config.eval.gpu, free)
     print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)
     return replace(config, eval=replace(config.eval, gpu=gpu))
+
+
+def cluster_tflops(device: str) -> tuple[float, str]:
+    """TFLOP/s of float32 matrix products of all GPUs of the cluster, or of its CPUs, and what they are.
+
+    Measured in half a second on one GPU, or on this machine's CPUs; the others are taken to be alike.
+
+    Args:
+        device: auto, cpu or gpu, as the option.
+    """
+    has = ray.cluster_resources()
+    gpus = 0 if device == "cpu" else int(has.get("GPU", 0))
+    if gpus:
+        return gpus * ray.get(ray.remote(num_gpus=1)(_tflops).remote("cuda")), f"{gpus} GPU(s)"
+    here = usable_cpus()
+    # One machine may have more logical CPUs than cores (`connect`).
+    cpus = max(here, int(has.get("CPU", 1))) if len(ray.nodes()) > 1 else here
+    return _tflops("cpu") * cpus / here, f"{cpus} CPUs"
+
+
+def _tflops(device: str) -> float:
+    import torch
+
+    side = 4096 if device == "cuda" else 1024
+    factor = torch.ones(side, side, device=device)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.5:
+        (factor @ factor)[0, 0].item()  # the value is there when the product is
+        count += 1
+    return count * 2 * side**3 / (time.perf_counter() - start) / 1e12
