@@ -20,6 +20,7 @@ from pipeline.config import Cfr, Eval
 from pipeline.evaluate.ended import end_click, end_clicks, ended_clicks, tell
 from pipeline.evaluate.shared import (
     Clicked,
+    GivenClicks,
     Memory,
     Network,
     ObjectResult,
@@ -37,7 +38,7 @@ from pipeline.evaluate.shared import (
 
 def evaluate_objects(
     model: Network,
-    targets: Iterable[Target],
+    targets: Iterable[Target | GivenClicks],
     cfr: Cfr,
     rules: Eval,
     batch_size: int = 1,
@@ -57,7 +58,7 @@ def evaluate_objects(
 
 def evaluate_settings(
     model: Network,
-    targets: Iterable[Target],
+    targets: Iterable[Target | GivenClicks],
     settings: Mapping[Any, Cfr],
     rules: Eval,
     batch_size: int = 1,

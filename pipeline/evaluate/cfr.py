@@ -1,5 +1,7 @@
 """CFR-n on one object, as a session that can advance beside many others.
 
+A `Session` is clicked by the simulated user of the evaluation, a `Replay` by clicks that are given.
+
     session = Session(image, truth, cfr, rules, device)      # the first click is placed
     while not session.done:
         run = session.next_input()                            # crop, previous map and clicks of one forward pass
@@ -12,6 +14,7 @@ Outer loop: clicks. Inner loop: n + 1 runs per click, each fed the probability m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,53 +61,41 @@ def image_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> torch
     return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0)
 
 
-class Session:
-    """One object being clicked.
+class Refinement:
+    """The maps of one object under clicks: the inner loop, whoever places the clicks.
 
     Attributes:
         clicks: clicks so far, image coordinates.
-        ious: IoU after each finished click, double precision.
-        forwards: forward passes of each click (one counts once, though it may hold the mirror image too).
+        forwards: forward passes of each finished click (one counts once, though it may hold the mirror image too).
         rois: the region of interest in force at the last run of each finished click.
+        roi: that of the last run, None before the first.
         probability: (H, W) float32 on the device: map of the last run; zeros before the first.
         mask: (H, W) bool: binary mask after the last finished click; `device_mask` is the same on the device.
         lines: `zoom.lines_of` the foreground of `probability`, where somebody has brought it from the device.
-        done: no further run is wanted.
-        run_ended: the runs of the current click are over and `end_click` is due.
+        run_ended: the runs of the current click are over, and it is to be ended.
     """
 
     def __init__(
-        self,
-        image: np.ndarray | torch.Tensor,
-        truth: np.ndarray,
-        cfr: Cfr,
-        rules: Eval,
-        device: torch.device | str = "cpu",
-        first: Click | None = None,
+        self, image: np.ndarray | torch.Tensor, size: tuple[int, int], cfr: Cfr, device: torch.device | str
     ) -> None:
-        """Convert the image once and place the first click.
+        """Convert the image.
 
         Args:
             image: (H, W, 3) uint8 RGB, or what `image_tensor` made of it on `device`.
-            truth: (H, W) int8, 1 object (at least one pixel), 0 background, -1 ignore.
+            size: (H, W).
             cfr: the inner loop and the zoom-in.
-            rules: when the object ends.
             device: where crops are made and maps are kept.
-            first: the first click, when another session of the same object has placed it.
         """
-        self.cfr, self.rules, self.truth = cfr, rules, truth
-        self.size: tuple[int, int] = (truth.shape[0], truth.shape[1])
+        self.cfr, self.size = cfr, size
         self.image = image if isinstance(image, torch.Tensor) else image_tensor(image, device)
-        self.probability = torch.zeros(self.size, dtype=torch.float32, device=device)
-        self.device_mask = torch.zeros(self.size, dtype=torch.bool)
+        self.probability = torch.zeros(size, dtype=torch.float32, device=device)
+        self.device_mask = torch.zeros(size, dtype=torch.bool)
         self.lines: np.ndarray | None = None
-        self.clicks: list[Click] = [first or next_click_center(truth, self.mask, [])]
-        self.ious: list[float] = []
+        self.clicks: list[Click] = []
         self.forwards: list[int] = []
         self.rois: list[zoom.Box] = []
-        self.done = False
+        self.roi: zoom.Box | None = None
         self.run_ended = False
-        self._roi: zoom.Box | None = None
         self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI
         self._runs = 0  # runs of the current click
         self._before: torch.Tensor | None = None  # binary mask of the run before, same click
@@ -120,16 +111,16 @@ class Session:
     def look(self) -> Look:
         """Decide the ROI of the next run anew; `cut` makes its input."""
         found = None
-        if self._roi is not None:
+        if self.roi is not None:
             lines = self.foreground_lines().cpu().numpy() if self.lines is None else self.lines
             found = zoom.box_of(lines, self.size[0])
-        self._roi = zoom.next_roi(self._roi, found, self.clicks, self.size, self.cfr)
-        return Look(self._roi, tuple(self.clicks), self.cfr.crop, self.cfr.flip)
+        self.roi = zoom.next_roi(self.roi, found, self.clicks, self.size, self.cfr)
+        return Look(self.roi, tuple(self.clicks), self.cfr.crop, self.cfr.flip)
 
     def cut(self) -> RunInput:
         """Cut the input of the run that `look` decided."""
-        assert self._roi is not None, "cut() follows look()"
-        roi, side = self._roi, self.cfr.crop
+        assert self.roi is not None, "cut() follows look()"
+        roi, side = self.roi, self.cfr.crop
         if self._crop is None or self._crop[0] != roi:
             self._crop = (roi, self._with_mirror(zoom.crop_resize(self.image, roi, side)))
         prev_mask = self._with_mirror(zoom.crop_resize(self.probability[None], roi, side))
@@ -156,14 +147,14 @@ class Session:
 
     def paste(self, logits: torch.Tensor) -> torch.Tensor:
         """(K, 1, S, S) float32 logits of the run that `look` decided as the (H, W) map of the image."""
-        assert self._roi is not None, "paste() follows look()"
+        assert self.roi is not None, "paste() follows look()"
         if self.cfr.flip:
             logits = 0.5 * (logits[:1] + logits[1:].flip(3))
-        return zoom.paste_back(torch.sigmoid(logits), self._roi, self.size)
+        return zoom.paste_back(torch.sigmoid(logits), self.roi, self.size)
 
     def take(self, probability: torch.Tensor) -> None:
         """Go on with the (H, W) map of the run that `look` decided; it is kept, never changed."""
-        assert self._roi is not None and not self.run_ended, "take() follows look()"
+        assert self.roi is not None and not self.run_ended, "take() follows look()"
         self.probability, self.lines = probability, None
         self._runs += 1
         mask = self.probability > self.cfr.threshold
@@ -181,6 +172,51 @@ class Session:
             return changed > self.cfr.adaptive_pixels
         return True
 
+    def resume(self, roi: zoom.Box, logits: torch.Tensor) -> None:
+        """Be as after a finished click whose last run had this ROI and these logits."""
+        self.roi = roi
+        self.probability, self.lines = self.paste(logits), None
+        self.device_mask = self.probability > self.cfr.threshold
+
+    def end_runs(self) -> None:
+        """The click that ended is counted; the next one may come."""
+        assert self.run_ended and self.roi is not None, "a click ends after its last run"
+        self.forwards.append(self._runs)
+        self.rois.append(self.roi)
+        self._runs, self.run_ended = 0, False
+
+
+class Session(Refinement):
+    """One object being clicked, each click placed where the mask is most wrong (RITM's simulated user).
+
+    Attributes:
+        ious: IoU after each finished click, double precision.
+        done: no further run is wanted.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray | torch.Tensor,
+        truth: np.ndarray,
+        cfr: Cfr,
+        rules: Eval,
+        device: torch.device | str = "cpu",
+        first: Click | None = None,
+    ) -> None:
+        """Convert the image once and place the first click.
+
+        Args:
+            image, cfr, device: see `Refinement`.
+            truth: (H, W) int8, 1 object (at least one pixel), 0 background, -1 ignore.
+            rules: when the object ends.
+            first: the first click, when another session of the same object has placed it.
+        """
+        super().__init__(image, (truth.shape[0], truth.shape[1]), cfr, device)
+        self.rules, self.truth = rules, truth
+        self.clicks.append(first or next_click_center(truth, self.mask, []))
+        self.ious: list[float] = []
+        self.done = False
+
     def end_click(self) -> None:
         """Measure the click that ended and place the next one, or be done."""
         mask = self.mask
@@ -194,11 +230,47 @@ class Session:
         if not self.done:
             self.clicks.append(click)
 
+    def end_click_like(self, other: Session) -> None:
+        """`end_click` of a session whose mask is that of another one, which has ended its own."""
+        self.end_click_as(other.ious[-1], other.clicks[-1])
+
     def _count_click(self, value: float) -> None:
-        assert self.run_ended and self._roi is not None, "a click ends after its last run"
+        self.end_runs()
         self.ious.append(value)
-        self.forwards.append(self._runs)
-        self.rois.append(self._roi)
-        self._runs, self.run_ended = 0, False
         reached = value >= self.rules.target_iou and not self.rules.full_curve
         self.done = reached or len(self.clicks) == self.rules.max_clicks
+
+
+class Replay(Refinement):
+    """One object under clicks that are given.
+
+    Attributes:
+        ious: none, as nobody knows the truth.
+        done: no further run is wanted.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray | torch.Tensor,
+        size: tuple[int, int],
+        given: Sequence[Click],
+        cfr: Cfr,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`given`: at least one click, in their order; for the rest see `Refinement`."""
+        super().__init__(image, size, cfr, device)
+        self._given = list(given)
+        self.clicks.append(self._given[0])
+        self.ious: list[float] = []
+        self.done = False
+
+    def end_click(self) -> None:
+        """Go on to the next click, or be done."""
+        self.end_runs()
+        self.done = len(self.clicks) == len(self._given)
+        if not self.done:
+            self.clicks.append(self._given[len(self.clicks)])
+
+    def end_click_like(self, other: Replay) -> None:
+        """`end_click`, as for a `Session`."""
+        self.end_click()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.clicks.batched import next_clicks
+from pipeline.evaluate.cfr import Session
 from pipeline.evaluate.shared import Clicked, Entry, Observer
 
 MAX_PIXELS = 1 << 24  # of the maps that clicks are computed on at once: about 1 GB on the device
+Ended = tuple[torch.Tensor, list[Session]]
+"""A truth on the device and the sessions of its object that have the same mask."""
 
 
 def ended_clicks(one: Clicked) -> list[list[Entry]]:
@@ -31,7 +34,7 @@ def end_click(entries: list[Entry], key: Any, observe: Observer | None) -> None:
     first.session.end_click()
     seconds = time.perf_counter() - since
     for entry in others:
-        entry.session.end_click_as(first.session.ious[-1], first.session.clicks[-1])
+        entry.session.end_click_like(cast(Any, first.session))  # sessions of an object are of one kind
     for entry in entries:
         entry.seconds += seconds
     tell(entries, key, observe)
@@ -40,35 +43,42 @@ def end_click(entries: list[Entry], key: Any, observe: Observer | None) -> None:
 def end_clicks(ended: Sequence[tuple[Clicked, list[Entry]]]) -> None:
     """`end_click` of many objects at once, by tensor operations on their device; nobody is told."""
     since = time.perf_counter()
-    for some in _by_pixels(ended):
-        height, width = (max(one.truth.shape[side] for one, _ in some) for side in (0, 1))
+    simulated: list[Ended] = []
+    for one, entries in ended:
+        if one.truth is None:
+            for entry in entries:
+                entry.session.end_click()
+        else:
+            simulated.append((one.truth, [cast(Session, entry.session) for entry in entries]))
+    for some in _by_pixels(simulated):
+        height, width = (max(truth.shape[side] for truth, _ in some) for side in (0, 1))
 
         def same_size(maps: torch.Tensor, height: int = height, width: int = width) -> torch.Tensor:
             return F.pad(maps, (0, width - maps.shape[1], 0, height - maps.shape[0]))
 
-        sessions = [entries[0].session for _, entries in some]
+        first = [sessions[0] for _, sessions in some]
         with torch.inference_mode():
-            truth = torch.stack([same_size(one.truth) for one, _ in some])
-            mask = torch.stack([same_size(session.device_mask) for session in sessions])
-            found = next_clicks(truth, mask, [session.clicks for session in sessions])
-        for (_, entries), click in zip(some, found, strict=True):
-            for entry in entries:
-                entry.session.end_click_as(click.intersection / click.union, click.click)
+            truth = torch.stack([same_size(truth) for truth, _ in some])
+            mask = torch.stack([same_size(session.device_mask) for session in first])
+            found = next_clicks(truth, mask, [session.clicks for session in first])
+        for (_, sessions), click in zip(some, found, strict=True):
+            for session in sessions:
+                session.end_click_as(click.intersection / click.union, click.click)
     seconds = (time.perf_counter() - since) / max(1, len(ended))
     for _, entries in ended:
         for entry in entries:
             entry.seconds += seconds
 
 
-def _by_pixels(ended: Sequence[tuple[Clicked, list[Entry]]]) -> Iterator[list[tuple[Clicked, list[Entry]]]]:
+def _by_pixels(ended: Sequence[Ended]) -> Iterator[list[Ended]]:
     """Cut into groups that fit the device's memory when all maps of a group are as large as its largest."""
-    some: list[tuple[Clicked, list[Entry]]] = []
+    some: list[Ended] = []
     height = width = 0
     for one in ended:
-        height, width = max(height, one[0].truth.shape[0]), max(width, one[0].truth.shape[1])
+        height, width = max(height, one[0].shape[0]), max(width, one[0].shape[1])
         if some and (len(some) + 1) * height * width > MAX_PIXELS:
             yield some
-            some, (height, width) = [], one[0].truth.shape
+            some, (height, width) = [], one[0].shape
         some.append(one)
     if some:
         yield some

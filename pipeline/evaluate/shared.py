@@ -24,11 +24,11 @@ import torch
 from pipeline.clicks.encode import Click, empty
 from pipeline.config import Cfr, Eval
 from pipeline.errors import describe
-from pipeline.evaluate.cfr import Look, RunInput, Session, image_tensor
+from pipeline.evaluate.cfr import Look, Replay, RunInput, Session, image_tensor
 from pipeline.evaluate.zoom import Box
 
-Observer = Callable[[Any, Session], None]
-"""Called with a key and a session after each of its finished clicks, `len(session.ious)` of them so far
+Observer = Callable[[Any, Session | Replay], None]
+"""Called with a key and a session after each of its finished clicks, `len(session.forwards)` of them so far
 (`session.clicks` may hold the next one already), before the session runs again; must not change the session."""
 
 
@@ -54,11 +54,25 @@ class Target:
 
 
 @dataclass(frozen=True)
+class GivenClicks:
+    """One object that somebody has clicked.
+
+    Attributes:
+        key, image: as of a `Target`.
+        clicks: at least one, in their order, image coordinates.
+    """
+
+    key: Any
+    image: np.ndarray
+    clicks: Sequence[Click]
+
+
+@dataclass(frozen=True)
 class ObjectResult:
     """One object evaluated under one setting.
 
     Attributes:
-        clicks, ious, forwards, rois: one entry per click; IoUs in double precision.
+        clicks, ious, forwards, rois: one entry per click; IoUs in double precision, none where clicks were given.
         seconds: what the setting would have taken alone, see `evaluate_settings`.
     """
 
@@ -109,7 +123,7 @@ class Entry:
     """A setting's session with what is counted for it."""
 
     name: Hashable
-    session: Session
+    session: Session | Replay
     seconds: float
     parent: int | None = None  # number of the pass that made the session's map
     forwards: int = 0
@@ -119,11 +133,11 @@ class Entry:
 
 @dataclass(eq=False)
 class Clicked:
-    """An object under all settings; `truth` is that of its sessions, on their device."""
+    """An object under all settings; `truth` is that of its sessions, on their device, None where clicks are given."""
 
     key: Any
     entries: list[Entry]
-    truth: torch.Tensor
+    truth: torch.Tensor | None
     round: int = 0  # passes of the round at hand
     left: int = 0  # those of them that are not computed yet
     computed: int = 0
@@ -148,17 +162,22 @@ class Pass:
 
 
 def begin(
-    target: Target, settings: Mapping[Any, Cfr], rules: Eval, device: torch.device | str, decoding: float
+    target: Target | GivenClicks, settings: Mapping[Any, Cfr], rules: Eval, device: torch.device | str, decoding: float
 ) -> Clicked:
     """A session for each setting; the image is converted and the first click placed once."""
     since = time.perf_counter()
     image = image_tensor(target.image, device)
-    sessions: list[Session] = []
+    sessions: list[Session | Replay] = []
     for cfr in settings.values():
+        if isinstance(target, GivenClicks):
+            sessions.append(Replay(image, target.image.shape[:2], target.clicks, cfr, device))
+            continue
         first = sessions[0].clicks[0] if sessions else None
         sessions.append(Session(image, target.truth, cfr, rules, device, first))
     seconds = decoding + time.perf_counter() - since
     entries = [Entry(name, s, seconds) for name, s in zip(settings, sessions, strict=True)]
+    if isinstance(target, GivenClicks):
+        return Clicked(target.key, entries, None)
     return Clicked(target.key, entries, torch.from_numpy(np.ascontiguousarray(target.truth)).to(device))
 
 
@@ -220,7 +239,7 @@ def _joined(parts: Sequence[torch.Tensor], memory: Memory) -> torch.Tensor:
     return torch.cat(list(parts), out=memory[item][:count])
 
 
-def bring_lines(sessions: Sequence[Session]) -> None:
+def bring_lines(sessions: Sequence[Session | Replay]) -> None:
     """Bring from the device what the next looks of these sessions need, at once: each would wait for its own."""
     with torch.inference_mode():
         lines = torch.cat([session.foreground_lines() for session in sessions]).cpu().numpy()

@@ -13,7 +13,7 @@ from pipeline.data.images import decode_sample
 from pipeline.data.schema import Row, Sample
 from pipeline.errors import BadRow
 from pipeline.evaluate.batch import evaluate_settings
-from pipeline.evaluate.cfr import Session
+from pipeline.evaluate.cfr import Replay, Session
 from pipeline.evaluate.plan import WorkUnit
 from pipeline.evaluate.results import MASK_CLICKS, Outcome, encode_mask, part_table
 from pipeline.evaluate.shared import Network, Target
@@ -62,8 +62,8 @@ def evaluate_units(
                 else:
                     found[number].append(Outcome(place, bad=BadRow("object has no pixels")))
 
-    def keep_mask(key: tuple[Any, int], session: Session) -> None:
-        count = len(session.ious)
+    def keep_mask(key: tuple[Any, int], session: Session | Replay) -> None:
+        count = len(session.forwards)
         if count in MASK_CLICKS or session.done:
             masks.setdefault(key, {})[count] = encode_mask(session.mask)
 

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.config import Cfr, Eval
 from pipeline.evaluate.batch import evaluate_objects, evaluate_settings
-from pipeline.evaluate.cfr import Session
+from pipeline.evaluate.cfr import Replay, Session
 from pipeline.evaluate.metrics import IOU_LEVELS, noc, summarize
 from pipeline.evaluate.shared import ObjectResult, SharedResult, Target
 from pipeline.evaluate.zoom import Box
@@ -77,7 +77,7 @@ def evaluate(
     rules = recorded_rules(golden)
     maps: dict[str, list[tuple[float, int]]] = {}
 
-    def note(key: str, session: Session) -> None:
+    def note(key: str, session: Session | Replay) -> None:
         maps.setdefault(key, []).append((float(session.probability.mean()), int(session.mask.sum())))
 
     targets = (target(golden, result["image"]) for result in recorded["results"][:only])
@@ -125,7 +125,7 @@ def together(golden: Path, names: tuple[str, ...], device: str) -> tuple[dict[st
     assert all([result["image"] for result in recorded["results"]] == images for recorded, _ in settings.values())
     maps: dict[str, dict[str, list[tuple[float, int]]]] = {name: {} for name in settings}
 
-    def note(key: tuple[str, str], session: Session) -> None:
+    def note(key: tuple[str, str], session: Session | Replay) -> None:
         image, name = key
         maps[name].setdefault(image, []).append((float(session.probability.mean()), int(session.mask.sum())))
 

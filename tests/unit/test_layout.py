@@ -26,6 +26,7 @@ LAYERS = [
     ["pipeline.tune"],
     ["pipeline.report"],
     ["pipeline.tracking"],
+    ["pipeline.predict"],
     ["jobs"],
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

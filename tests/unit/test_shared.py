@@ -15,7 +15,7 @@ from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
 from pipeline.evaluate import ended
 from pipeline.evaluate.batch import evaluate_objects, evaluate_settings
-from pipeline.evaluate.cfr import Session
+from pipeline.evaluate.cfr import Replay, Session
 from pipeline.evaluate.shared import Network, ObjectResult, SharedResult, Target
 from tests.made import SIDE, Scripted, scene, small_model
 
@@ -185,7 +185,7 @@ def test_a_batch_without_room_is_done_pass_by_pass() -> None:
 def test_observer_sees_every_click_of_every_setting() -> None:
     seen: dict[object, list[float]] = {}
 
-    def observe(key: object, session: Session) -> None:
+    def observe(key: object, session: Session | Replay) -> None:
         seen.setdefault(key, []).append(session.ious[-1])
 
     asked = {0: BASE, 2: replace(BASE, steps=2), 3: BASE}

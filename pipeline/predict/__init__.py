@@ -1,0 +1,1 @@
+"""Masks from clicks that somebody gives: in Python (`predictor`)."""
