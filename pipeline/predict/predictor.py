@@ -60,7 +60,8 @@ class Predictor:
         info: CheckpointInfo | None = None,
     ) -> None:
         """`model`: in evaluation mode, on `device`. `load` reads one from a file."""
-        self.cfr, self.device, self.precision, self.info = cfr, torch.device(device), precision, info
+        self.cfr, self.device, self.info = cfr, torch.device(device), info
+        self.precision: Precision = precision
         self._model = model
         self._lock = threading.RLock()
         self._pixels: np.ndarray | None = None

@@ -30,6 +30,7 @@ LAYERS = [
     ["jobs"],
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+DOOR = "pipeline.predict.predictor"
 STRANGERS = [("pipeline.train", "pipeline.evaluate"), ("pipeline.evaluate", "pipeline.train")]
 RAY_MODULES = [
     "pipeline.engine.connect",
@@ -82,7 +83,7 @@ def imports(source: str, module: str, is_package: bool = False) -> Iterator[tupl
 def problems(source: str, module: str, is_package: bool = False) -> list[str]:
     """One line for each import in the text of `module` that breaks a rule."""
     names = list(LAYER_OF)
-    layer = -1 if module == "pipeline" else LAYER_OF.get(inside(module, names))  # it imports nothing
+    layer = -1 if module == "pipeline" else LAYER_OF.get(inside(module, names))  # it imports its door only
     if layer is None:
         return [f"{module} has no layer; add it to LAYERS"]
     found = []
@@ -91,6 +92,8 @@ def problems(source: str, module: str, is_package: bool = False) -> list[str]:
         target_layer = LAYER_OF.get(inside(target, names))
         if inside(target, ["pipeline", "jobs"]) and target_layer is None:
             found.append(f"{where}, which has no layer; add it to LAYERS")
+        elif module == "pipeline" and inside(target, [DOOR]):
+            continue
         elif target_layer is not None and target_layer > layer:
             found.append(f"{where}, a higher layer")
         if any(inside(module, [a]) and inside(target, [b]) for a, b in STRANGERS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline import Predictor
 from pipeline.config import Cfr, Eval
 from pipeline.data.images import decode_sample
+from pipeline.data.schema import Sample
 from pipeline.errors import UserError
 from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import Replay, Session
@@ -109,11 +110,8 @@ def test_given_clicks_share_batches_with_others(tensor_clicks: bool) -> None:
     assert 1 <= len(found["simulated"].ious) <= 3
 
 
-coordinate = st.tuples(st.integers(0, SIDE - 1), st.integers(0, SIDE - 1), st.booleans())
-
-
 @settings(max_examples=10, deadline=None)
-@given(st.lists(st.one_of(coordinate, st.none()), max_size=8))
+@given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 999), st.integers(0, 999), st.booleans())), max_size=8))
 def test_undo_is_exact(steps: list[tuple[int, int, bool] | None]) -> None:
     predictor = Predictor(MODEL, SETTINGS["cfr2"])
     predictor.set_image(SAMPLES[0].image)
@@ -198,28 +196,25 @@ def test_what_is_refused_says_what_to_do(call: Any, message: str) -> None:
     assert np.array_equal(predictor.mask, before)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_of_load() -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"treshold": 0.4}, "Did you mean 'threshold'"),
         ({"device": "tpu9"}, "device is auto, cpu or cuda"),
         ({"device": "cuda:7"}, "no GPU cuda:7"),
         ({"precision": "fp8"}, "precision is fp32"),
         ({"crop": 50}, "multiple of the network's patch"),
         ({"cfr_steps": -1}, "must be >= 0"),
-    ],
-)
-def test_options_of_load(options: dict[str, Any], message: str) -> None:
-    with pytest.raises((UserError, ValueError), match=message):
-        Predictor.load("small", **options)
+        ({"checkpoint": "/nothing"}, "no checkpoint"),
+    ]
+    for options, message in wrong:
+        with pytest.raises((UserError, ValueError), match=message):
+            Predictor.load(**{"checkpoint": "small", **options})
 
 
-def test_load_from_a_folder_and_what_it_says(tmp_path: Path) -> None:
+def test_load_from_a_folder(tmp_path: Path) -> None:
     predictor = Predictor.load(write_checkpoint(tmp_path / "checkpoint"), cfr_steps=1, adaptive=True)
     assert (predictor.cfr.crop, predictor.cfr.steps, predictor.cfr.adaptive) == (SIDE, 1, True)
     assert predictor.info is not None and predictor.info.step == 7
-    with pytest.raises(UserError, match="no checkpoint"):
-        Predictor.load(str(tmp_path / "nothing"))
 
 
 def test_images_of_every_kind_are_the_same_picture(tmp_path: Path) -> None:
@@ -242,31 +237,23 @@ def test_images_of_every_kind_are_the_same_picture(tmp_path: Path) -> None:
         assert np.array_equal(predictor.overlay(), turned)
     predictor.set_image(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), "BGR")
     assert np.array_equal(predictor.overlay(), pixels)
-    predictor.click(10, 10)
+    assert predictor.click(10, 10).shape == (40, 60)
     assert not np.array_equal(predictor.overlay(), pixels)
 
 
 def test_threads_with_predictors_of_their_own() -> None:
     first = Predictor(MODEL, SETTINGS["cfr2"])
-    places = [(x, y) for x in range(8, SIDE, 20) for y in range(8, SIDE, 20)]
 
-    def masks(predictor: Predictor, image: np.ndarray) -> list[np.ndarray]:
-        predictor.set_image(image)
-        return [predictor.click(x, y).copy() for x, y in places]
+    def masks(sample: Sample) -> list[np.ndarray]:
+        predictor = first.new()
+        predictor.set_image(sample.image)
+        return [predictor.click(x, y).copy() for x in range(8, SIDE, 20) for y in range(8, SIDE, 20)]
 
-    want = [masks(first.new(), sample.image) for sample in SAMPLES]
-    found: dict[int, list[np.ndarray]] = {}
-
-    def work(number: int) -> None:
-        found[number] = masks(first.new(), SAMPLES[number].image)
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(SAMPLES))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, expected in enumerate(want):
-        assert all(np.array_equal(a, b) for a, b in zip(found[number], expected, strict=True))
+    want = list(map(masks, SAMPLES))
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(masks, SAMPLES))
+    for one, other in zip(found, want, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_pass_that_fails_leaves_the_object_as_it_was() -> None:
@@ -296,6 +283,7 @@ def test_expected_iou() -> None:
 def test_the_package_is_imported_at_once_and_the_predictor_without_engines() -> None:
     code = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 import pipeline
 heavy = {"torch", "ray", "mlflow", "numpy", "boto3"} & set(sys.modules)
 assert not heavy, heavy
