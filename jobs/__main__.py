@@ -15,6 +15,7 @@ COMMANDS = (
     "tune",
     "evaluate",
     "claims",
+    "predict",
     "demo",
     "track_sync",
     "import_checkpoint",

@@ -128,3 +128,45 @@ class ClaimsConfig:
     def __post_init__(self) -> None:
         for name, given in (("batch-size", self.batch_size), ("actors", self.actors), ("price", self.price)):
             check(given >= 0, f"--{name} must be at least 0, got {given}.")
+
+
+@options
+class PredictConfig:
+    """What `jobs.predict` reads: whose clicks on which images, and by which network they become masks."""
+
+    checkpoint: str  # small (in the package), a checkpoint or run folder of ours, or a published .pth file
+    images: str  # Folder or URI of the images
+    clicks: str  # CSV, JSON Lines or Parquet of image, object, x, y, positive; or COCO keypoints or boxes
+    out: str  # Folder or URI for the masks; the same command again continues there
+    cfr_steps: int = 0  # n of CFR-n: further forward passes that refine the first click
+    crop: int = 0  # Side of the network's input, pixels; 0: as the checkpoint was trained
+    batch_size: int = 0
+    """Objects that share a forward pass; above 1 masks may differ by rounding. 0: 16 on a GPU, else 1."""
+    cfr: Cfr = field(default_factory=Cfr)
+    actors: int = 0  # Inference actors; 0: one per GPU, or one per two free CPUs
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones
+    gpu: bool = False  # The older way to say device gpu
+    max_bad_fraction: float = 0.01  # Share of unusable images or objects above which the job fails
+    hang_seconds: int = 600  # An actor that does not move on for so long is killed and started again; 0: never
+
+    def __post_init__(self) -> None:
+        given = (("crop", self.crop), ("batch-size", self.batch_size), ("cfr-steps", self.cfr_steps))
+        for name, value in given:
+            check(value >= 0, f"--{name} must be at least 0, got {value}.")
+        _ = self.eval
+
+    @property
+    def eval(self) -> Eval:
+        """Who works, as an evaluation says it."""
+        return Eval(
+            actors=self.actors,
+            device=self.device,
+            gpu=self.gpu,
+            max_bad_fraction=self.max_bad_fraction,
+            hang_seconds=self.hang_seconds,
+        )
+
+    @property
+    def batch(self) -> int:
+        """Objects that share a forward pass, on the device that `gpu` says."""
+        return self.batch_size or (GPU_BATCH if self.gpu else 1)

@@ -73,7 +73,7 @@ def evaluate(checked: CheckedEvaluation, about: Callable[[], dict[str, Any]]) ->
         pool.run(pending, parts, settings, progress, strict=True)
         progress.close()
 
-    with ActorPool(checked, actors) as pool:
+    with ActorPool(checked.config, checked.checkpoint, actors) as pool:
         in_rounds(missing, run)
     objects, rejected = results.merge(results.read_parts(units, parts, range(len(checked.settings))))
     unreadable = [results.unreadable(source) for source in checked.sources if source.layout]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline import storage
+from pipeline.clicks.encode import Click
 from pipeline.data.fingerprint import Marks, of_shards
 from pipeline.data.manifest import load_manifest, read_table
 from pipeline.data.schema import ObjectInfo
@@ -25,12 +26,14 @@ class Place:
 
     Attributes:
         row: position in the row group.
-        object_id: index in the row's object list.
+        object_id: index in the row's object list; of clicks that are given any number.
+        clicks: that are given; none where the evaluation places them.
     """
 
     row: int
     image_id: str
     object_id: int
+    clicks: tuple[Click, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import ray
 import torch
@@ -29,7 +29,7 @@ from pipeline.evaluate.request import Checked, hold_shards
 from pipeline.evaluate.results import write_table
 from pipeline.evaluate.sources import SPLIT, Source
 from pipeline.evaluate.units import evaluate_units
-from pipeline.model.checkpoints import load_model
+from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.precision import set_float32
 
 T = TypeVar("T")
@@ -164,6 +164,16 @@ def in_rounds(missing: Callable[[], list[T]], run: Callable[[list[T]], None]) ->
             print(f"lost a process or a machine ({type(error).__name__}); the rest goes on", flush=True)
 
 
+class Settled(Protocol):
+    """What a pool needs to know of a config: who works, and how many objects share a forward pass."""
+
+    @property
+    def eval(self) -> Eval: ...
+
+    @property
+    def batch(self) -> int: ...
+
+
 class ActorPool:
     """Inference actors that stay, with their model, from one `run` to the next; a context manager ends them.
 
@@ -171,15 +181,15 @@ class ActorPool:
     so that nothing waits for a machine which does not come back.
     """
 
-    def __init__(self, checked: Checked, actors: int) -> None:
+    def __init__(self, config: Settled, checkpoint: CheckpointInfo, actors: int) -> None:
         """`actors`: the most at once; the first `run` starts them."""
-        self.checked, self.most = checked, actors
+        self.config, self.checkpoint, self.most = config, checkpoint, actors
         self.idle: list[Any] = []
         self.signs: Any = None
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        self.signs = self._open.enter_context(watching(self.checked.config.eval.hang_seconds))
+        self.signs = self._open.enter_context(watching(self.config.eval.hang_seconds))
         self._open.callback(self._end)
         return self
 
@@ -208,7 +218,7 @@ class ActorPool:
         Raises:
             One of LOST: some unit killed its actor again and again, or too many actors were lost.
         """
-        config, actors = self.checked.config, min(self.most, len(units))
+        config, actors = self.config, min(self.most, len(units))
         waiting, tries, lost = deque(units), Counter[str](), 0
         running: dict[Any, tuple[Any, dict[str, WorkUnit]]] = {}  # by what is promised: who makes it, of which units
 
@@ -258,7 +268,7 @@ class ActorPool:
         self.idle += [actor for actor, _ in running.values()]
 
     def _new(self) -> Any:
-        rules, model = self.checked.config.eval, self.checked.checkpoint
+        rules, model = self.config.eval, self.checkpoint
         nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
         remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(InferenceActor)
         return remote.remote(model.uri, model.sha256, rules.gpu, math.ceil(self.most / nodes), self.signs)

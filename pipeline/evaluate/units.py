@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
 from pipeline.data.images import decode_sample
 from pipeline.data.schema import Row, Sample
@@ -16,7 +17,7 @@ from pipeline.evaluate.batch import evaluate_settings
 from pipeline.evaluate.cfr import Replay, Session
 from pipeline.evaluate.plan import WorkUnit
 from pipeline.evaluate.results import MASK_CLICKS, Outcome, encode_mask, part_table
-from pipeline.evaluate.shared import Network, Target
+from pipeline.evaluate.shared import GivenClicks, Network, Target
 
 
 def evaluate_units(
@@ -46,7 +47,7 @@ def evaluate_units(
     masks: dict[tuple[Any, int], dict[int, bytes]] = {}
     left = list(range(len(units)))
 
-    def targets() -> Iterator[Target]:
+    def targets() -> Iterator[Target | GivenClicks]:
         """Each image decoded once; objects that cannot be used are set aside."""
         for number, unit in enumerate(units):
             rows = read(unit)
@@ -57,6 +58,10 @@ def evaluate_units(
                 sample = decoded[1]
                 if isinstance(sample, BadRow):
                     found[number].append(Outcome(place, bad=sample))
+                elif outside := [c for c in place.clicks if not _inside(c, sample.image.shape)]:
+                    found[number].append(Outcome(place, bad=_beyond(outside[0], sample.image.shape)))
+                elif place.clicks:
+                    yield GivenClicks((number, place), sample.image, place.clicks)
                 elif ((truth := sample.target(place.object_id)) == 1).any():
                     yield Target((number, place), sample.image, truth)
                 else:
@@ -64,7 +69,7 @@ def evaluate_units(
 
     def keep_mask(key: tuple[Any, int], session: Session | Replay) -> None:
         count = len(session.forwards)
-        if count in MASK_CLICKS or session.done:
+        if session.done or (count in MASK_CLICKS and isinstance(session, Session)):
             masks.setdefault(key, {})[count] = encode_mask(session.mask)
 
     def complete() -> Iterator[tuple[WorkUnit, pa.Table]]:
@@ -81,6 +86,14 @@ def evaluate_units(
         found[number].append(Outcome(place, one.settings, kept))
         yield from complete()
     yield from complete()
+
+
+def _inside(click: Click, shape: tuple[int, ...]) -> bool:
+    return 0 <= click.row < shape[0] and 0 <= click.col < shape[1]
+
+
+def _beyond(click: Click, shape: tuple[int, ...]) -> BadRow:
+    return BadRow("click outside of the image", f"x {click.col}, y {click.row} in {shape[1]} x {shape[0]}")
 
 
 def _decode(row: Row) -> Sample | BadRow:

@@ -66,7 +66,7 @@ class Sweep:
         self.actors = actors_for(checked.config.eval, "A sweep")
         self.datasets: list[DataSet] = prepared(checked)
         self.units = list(plan(self.datasets))
-        self.pool = ActorPool(checked, self.actors)
+        self.pool = ActorPool(checked.config, checked.checkpoint, self.actors)
         self.trials: list[Trial] = []
         self.objects = results.OBJECTS.empty_table()
         self.rejected = results.REJECTED.empty_table()

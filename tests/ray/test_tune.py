@@ -142,7 +142,7 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
     deadly = names.index("CFR-4")
 
     def here(pool: ActorPool, units: Any, parts: Any, settings: Any, progress: Any) -> None:
-        checkpoint = pool.checked.checkpoint
+        checkpoint = pool.checkpoint
         actor = InferenceActor(checkpoint.uri, checkpoint.sha256, False, 1, None)
         for unit in units:
             asked = settings(unit.crop)

@@ -50,6 +50,7 @@ RAY_MODULES = [
     "pipeline.tune.icl_trial",
     "pipeline.evaluate.job",
     "pipeline.evaluate.pool",
+    "pipeline.predict.job",
 ]
 TORCH_SIDE = ["pipeline.clicks.disks", "pipeline.clicks.batched"]  # of clicks
 NUMPY_SIDE = ["pipeline.data", "pipeline.augment", "pipeline.clicks", "pipeline.stream"]

@@ -1,0 +1,162 @@
+"""What a prediction leaves: masks as PNG, a COCO file, a table and a page with some of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from pycocotools import mask as rle
+
+from pipeline import storage
+from pipeline.data.images import decode_sample
+from pipeline.data.manifest import read_group
+from pipeline.errors import describe
+from pipeline.evaluate.plan import WorkUnit
+from pipeline.evaluate.results import decode_mask, read_table, write_table
+from pipeline.predict.click_files import ClickedObject
+from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture
+from pipeline.report.overlay import overlay
+from pipeline.report.pages import write_pages
+from pipeline.storage.json_files import write_json
+
+CLICK = pa.struct([("x", pa.float64()), ("y", pa.float64()), ("positive", pa.bool_())])
+OBJECTS = pa.schema(
+    [
+        ("image", pa.string()),
+        ("object", pa.string()),
+        ("mask", pa.string()),
+        ("area", pa.int64()),
+        ("bbox", pa.list_(pa.int32(), 4)),
+        ("clicks", pa.list_(CLICK)),
+        ("forward_passes", pa.int32()),
+        ("seconds", pa.float32()),
+    ]
+)
+"""One row for each object: `mask` is the PNG's path below the output, `bbox` x, y, width and height, pixels."""
+SHOWN = 12
+SHOWN_HEIGHT = 480
+
+
+def mask_path(one: ClickedObject, number: int) -> str:
+    """Path of an object's PNG: a folder for each image, a file for each object.
+
+    A name that is not of letters, digits, - and _ gets the object's number in the click file; so does one without.
+    """
+    named = one.name
+    if not re.fullmatch(r"[\w-]{1,80}", named):
+        plain = re.sub(r"[^\w-]", "_", named)[:60] or "object"
+        named = f"{plain}~{number}"  # no other name has a ~
+    return f"masks/{one.image}/{named}.png"
+
+
+def write_outputs(
+    out: str,
+    objects: Sequence[ClickedObject],
+    units: Sequence[WorkUnit],
+    parts: Mapping[str, str],
+    found: pa.Table,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write everything; returns the summary.
+
+    Args:
+        objects: of the click file, by number.
+        found: `results.merge` of the parts.
+        about: goes into the summary.
+    """
+    places = {number: row for row in found.to_pylist() for number in [row["object_id"]]}
+
+    def write(unit: WorkUnit) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
+        made = []
+        for row in read_table(parts[unit.name], ["object_id", "masks"]).to_pylist():
+            if row["object_id"] in places:
+                png = row["masks"][-1]["png"]
+                storage.write_bytes(storage.join(out, mask_path(objects[row["object_id"]], row["object_id"])), png)
+                made.append((row["object_id"], *_described(png)))
+        return made
+
+    described = {number: rest for some in storage.map_parallel(write, units) for number, *rest in some}
+    rows, annotations, images = [], [], {}
+    for number in sorted(described):
+        one, (figures, segmentation), result = objects[number], described[number], places[number]
+        path = mask_path(one, number)
+        clicks = [{"x": float(c.col), "y": float(c.row), "positive": c.positive} for c in one.clicks]
+        passes = {"forward_passes": result["forward_passes"], "seconds": result["seconds"]}
+        rows.append({"image": one.image, "object": one.name, "mask": path, "clicks": clicks, **figures, **passes})
+        height, width = segmentation["size"]
+        record = {"id": len(images) + 1, "file_name": one.image, "width": width, "height": height}
+        image_id = images.setdefault(one.image, record)["id"]
+        annotations.append(
+            {
+                "id": number + 1,
+                "image_id": image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "segmentation": segmentation,
+                "object": one.name,
+                "clicks": clicks,
+                **figures,
+            }
+        )
+    categories = [{"id": 1, "name": "object", "supercategory": ""}]
+    coco = {"images": list(images.values()), "annotations": annotations, "categories": categories}
+    write_json(storage.join(out, "annotations.json"), coco)
+    write_table(storage.join(out, "objects.parquet"), pa.Table.from_pylist(rows, schema=OBJECTS))
+    summary = {**about, "objects": len(rows), "images": len(images)}
+    write_pages(out, "Masks from clicks", _blocks(out, summary, objects, units, sorted(described)))
+    write_json(storage.join(out, "summary.json"), summary)
+    return summary
+
+
+def _described(png: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Area and box of a mask, and its COCO run lengths."""
+    mask = decode_mask(png).astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(mask)
+    runs: Any = rle.encode(np.asfortranarray(mask))
+    segmentation = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+    return {"area": int(np.count_nonzero(mask)), "bbox": [int(x), int(y), int(width), int(height)]}, segmentation
+
+
+def _blocks(
+    out: str, summary: dict[str, Any], objects: Sequence[ClickedObject], units: Sequence[WorkUnit], done: list[int]
+) -> list[Block]:
+    facts = [
+        ("Checkpoint", summary["checkpoint"]["uri"]),
+        ("Images", summary["folder"]),
+        ("Clicks", summary["clicks"]),
+        ("Objects", f"{summary['objects']} on {summary['images']} images"),
+        ("Set aside", ", ".join(f"{reason}: {n}" for reason, n in summary["rejected"].items()) or "none"),
+    ]
+    blocks: list[Block] = [Heading("Masks from clicks", 1), Facts(facts)]
+    step = max(1, -(-len(done) // SHOWN))
+    wanted = set(done[::step])
+    blocks.append(Paragraph(f"{len(wanted)} of {len(done)} objects; all are in masks/ and annotations.json."))
+    for unit in units:
+        for place in unit.places:
+            if place.object_id in wanted:
+                one = objects[place.object_id]
+                try:
+                    blocks.append(_picture(out, unit, place.row, one, place.object_id))
+                except Exception as error:  # a picture that cannot be drawn costs no mask
+                    print(f"report: {one.image} could not be drawn ({describe(error)})", flush=True)
+    return blocks
+
+
+def _picture(out: str, unit: WorkUnit, row: int, one: ClickedObject, number: int) -> Picture:
+    image = decode_sample(read_group(unit.uri, unit.shard, unit.group)[row]).image
+    mask = decode_mask(storage.read_bytes(storage.join(out, mask_path(one, number))))
+    scale = min(1.0, SHOWN_HEIGHT / image.shape[0])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    shown = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    clicks = [type(c)(c.row * scale, c.col * scale, c.positive) for c in one.clicks]
+    drawn = overlay(small, shown, clicks=clicks)
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    if not ok:
+        raise ValueError("cannot encode the picture")
+    caption = f"{one.image}{', object ' + one.name if one.name else ''}, {len(one.clicks)} click(s)"
+    return Picture(f"object-{number:06d}.jpg", data.tobytes(), caption, drawn.shape[1])
