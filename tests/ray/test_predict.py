@@ -57,7 +57,7 @@ def evaluated(made: Path, ray_session: None) -> Evaluation:
 def write_clicks(evaluated: Evaluation, file: Path) -> list[dict[str, Any]]:
     """The clicks of an evaluation as a table, those of all objects mixed; returns the objects."""
     objects = evaluated.objects.to_pylist()
-    lines = [
+    lines: list[list[Any]] = [
         [f"{o['image_id']}.png", o["object_id"], click["col"], click["row"], int(click["positive"]), number]
         for o in objects
         for number, click in enumerate(o["clicks"])
@@ -65,7 +65,7 @@ def write_clicks(evaluated: Evaluation, file: Path) -> list[dict[str, Any]]:
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image", "object", "x", "y", "positive", "number"])
-        writer.writerows(sorted(lines, key=lambda line: line[-1]))
+        writer.writerows(line for _, line in sorted((line[-1], line) for line in lines))
     return objects
 
 
