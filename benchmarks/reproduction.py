@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import jobs  # noqa: F401, sets what the jobs find in their environment
+from benchmarks.reproduction_data import write_some
 from benchmarks.reproduction_report import QUESTIONS, table, write
 from benchmarks.reproduction_results import ARMS, BASE, STEPS, answers, read
 from pipeline import storage
@@ -67,7 +68,7 @@ def training(options: argparse.Namespace, cell: Cell) -> list[str]:
 def evaluation(options: argparse.Namespace, cell: Cell, adaptive: bool) -> list[str]:
     """The command that evaluates a cell's model: with CFR-n, or with A-CFR-4."""
     checkpoint = options.base if cell.arm == BASE else cell.folder(options.out, "run")
-    words = ["jobs.evaluate", "--checkpoint", checkpoint, "--data", f"val={options.val}", "--crop", "128"]
+    words = ["jobs.evaluate", "--checkpoint", checkpoint, "--data", f"val={options.objects_at}", "--crop", "128"]
     words += ["--limit", str(options.objects), "--max-clicks", str(options.max_clicks), "--no-tracking"]
     words += ["--batch-size", str(options.batch_size)]
     if adaptive:
@@ -138,7 +139,7 @@ def identity(options: argparse.Namespace) -> dict[str, object]:
     """What decides the figures; seeds, arms and hours may change from one start to the next."""
     from pipeline.model.checkpoints import load_model  # torch takes seconds, and --table needs none
 
-    names = ("data", "val", "steps", "lr", "objects", "max_clicks", "batch_size")
+    names = ("data", "val", "steps", "lr", "per_image", "objects", "max_clicks", "batch_size")
     weights = load_model(options.base)[1].sha256  # a run folder's last checkpoint changes while the run goes on
     return {"base": weights, **{name: getattr(options, name) for name in names}}
 
@@ -148,6 +149,8 @@ def carry_out(options: argparse.Namespace) -> int:
     from pipeline.evaluate.request import claim
 
     claim(storage.join(options.out, SETTING), identity(options), "a reproduction", {})
+    if options.per_image:
+        options.objects_at = f"folder:{write_some(options.val, options.out, options.per_image)}"
     runner = Runner(options.hours)
     runner.listen()
     plan = cells(options.arms, options.seeds)
@@ -177,6 +180,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--steps", type=int, default=500, help="of each arm, from the base on")
     parser.add_argument("--lr", type=float, default=3e-4, help="highest rate; the recipe's cosine takes it down")
+    parser.add_argument("--per-image", type=int, default=0, help="so many objects of each photograph; 0: all")
     parser.add_argument("--objects", type=int, default=0, help="only the first so many of --val; 0: all")
     parser.add_argument("--max-clicks", type=int, default=20, help="click budget of an object, at least 10")
     parser.add_argument("--batch-size", type=int, default=1, help="objects that share a forward pass")
@@ -190,6 +194,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     options.base = located(options.base) if options.base else ""
     for name in ("data", "val", "out"):
         setattr(options, name, storage.absolute(getattr(options, name)) if getattr(options, name) else "")
+    options.objects_at = options.val
     return options
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from benchmarks import reproduction
+from benchmarks.reproduction_data import write_some
 from benchmarks.reproduction_report import QUESTIONS, numbers, picture, table
 from benchmarks.reproduction_results import (
     ARMS,
@@ -27,10 +28,13 @@ from benchmarks.reproduction_results import (
     read,
 )
 from jobs import evaluate, train
+from pipeline.data.images import decode_sample
+from pipeline.data.readers import open_reader
 from pipeline.errors import UserError
 from pipeline.evaluate.bootstrap import interval
 from pipeline.evaluate.results import OBJECTS, write_table
 from pipeline.evaluate.setting import Setting
+from tests.made import rows_of_blobs, write_dataset
 
 FAST = 400  # resamples
 changes = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6), st.just(2)), elements=st.integers(-20, 20))
@@ -190,3 +194,20 @@ def test_what_is_done_is_not_done_again(out: Path) -> None:
     ]
     assert [words[0] for words in reproduction.commands(asked, reproduction.Cell(BASE))] == []
     assert Setting(0) in read(str(out)).values[BASE][0]
+
+
+def test_some_objects_of_every_image(tmp_path: Path) -> None:
+    rows = rows_of_blobs(12)
+    write_dataset(tmp_path / "blobs", rows)
+    folder = Path(write_some(str(tmp_path / "blobs"), str(tmp_path / "out"), 1))
+    reader = open_reader("folder", str(folder))
+    found = [reader.read(item) for item in reader.items()]
+    assert [row.image_id for row in found] == [row.image_id for row in rows]
+    chosen = json.loads((folder / "chosen.json").read_text())["objects"]
+    for row, have in zip(rows, found, strict=True):
+        (index,) = chosen[row.image_id]
+        assert np.array_equal(decode_sample(have).target(0), decode_sample(row).target(index))
+    assert len({index for (index,) in chosen.values()}) > 1, "always the same object"
+    before = (folder / "chosen.json").stat().st_mtime_ns
+    write_some(str(tmp_path / "blobs"), str(tmp_path / "out"), 1)
+    assert (folder / "chosen.json").stat().st_mtime_ns == before
