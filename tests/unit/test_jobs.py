@@ -22,7 +22,8 @@ def run(*args: str, shell: str = "") -> subprocess.CompletedProcess[str]:
 def test_the_jobs_are_listed() -> None:
     done = run("jobs")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == list(COMMANDS)
+    names = [line.split()[0] for line in done.stdout.split("\n\n")[1].splitlines()]
+    assert names == [name.replace("_", "-") for name in COMMANDS]
     wrong = run("jobs", "evalute")
     assert wrong.returncode == 2 and "Did you mean 'evaluate'?" in wrong.stderr
 
