@@ -21,7 +21,7 @@ from jobs.evaluation_log import EvaluationLog
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Data, Eval, Model, Tracking, Train, TrainConfig
 from pipeline.config import io as config_io
-from pipeline.config.evaluation import EvaluateConfig
+from pipeline.config.evaluation import EvaluateConfig, EvaluationBase
 from pipeline.data import shards
 from pipeline.data.manifest import MANIFEST, Manifest
 from pipeline.data.readers import open_reader
@@ -31,10 +31,10 @@ from pipeline.engine.progress import Progress
 from pipeline.evaluate import job, pool, results
 from pipeline.evaluate.metrics import summarize
 from pipeline.evaluate.plan import WorkUnit, open_dataset, plan
-from pipeline.evaluate.request import Checked, CheckedEvaluation, check
+from pipeline.evaluate.request import CheckedEvaluation, check
 from pipeline.evaluate.results import OBJECTS, Outcome
 from pipeline.evaluate.shared import ObjectResult, SettingResult
-from pipeline.model.checkpoints import FORMAT, MODEL, STATE
+from pipeline.model.checkpoints import FORMAT, MODEL, STATE, CheckpointInfo
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.model.tensor_files import file_name
 from pipeline.report.sweep_report import write_sweep_report
@@ -76,8 +76,8 @@ def without_engine() -> None:
 class OneActor:
     """`pool.ActorPool` with one actor, which is in this process."""
 
-    def __init__(self, checked: Checked, actors: int) -> None:
-        self.checked = checked
+    def __init__(self, config: EvaluationBase, checkpoint: CheckpointInfo, actors: int) -> None:
+        self.config, self.checkpoint = config, checkpoint
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +93,9 @@ class OneActor:
         progress: Progress,
         strict: bool = False,
     ) -> None:
-        config, model, waiting = self.checked.config, self.checked.checkpoint, deque(units)
-        actor = pool.InferenceActor(model.uri, model.sha256, False, usable_cpus(), None)
+        config, waiting = self.config, deque(units)
+        actor = pool.InferenceActor(self.checkpoint, False, usable_cpus(), None)
+        actor.ready()
         while waiting:
             some = pool.next_call(waiting, Counter(), 1, config.batch)
             asked = pool.Call(some, parts, settings(some[0].crop), config.eval, config.batch, strict)

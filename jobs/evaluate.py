@@ -1,11 +1,15 @@
 """Evaluate a checkpoint by simulated clicks: NoC, IoU curves and a report.
 
 python -m jobs.evaluate --checkpoint URI --data NAME=URI [NAME=URI ...] --cfr-steps 0 1 4 --out URI
+python -m jobs.evaluate --predictor package.module:factory --data NAME=URI --out URI
 
 URI of --data holds prepared shards, or is a raw folder: then NAME says its layout (grabcut=..., in any case), and any
 other NAME means a folder of images/ and masks/. NAME=LAYOUT:URI gives a raw folder a name of your own
 (mine=coco-instances:/data/mine yours=coco-instances:/data/yours). The same command again finishes an interrupted
 evaluation. Of an option below --cfr. or --eval. the last part is enough: --threshold 0.5, --max-clicks 10.
+
+--predictor evaluates any model with the interface of SAM's predictor (set_image, predict) by the same clicks: factory
+is a function without arguments that returns one.
 
 --config FILE takes the setting that a sweep found (best.json of jobs.tune cfr) for cfr.* and --cfr-steps; an option
 that is given wins.
@@ -42,7 +46,7 @@ def parse(args: list[str]) -> EvaluateConfig:
     Raises:
         UserError: the file is not a setting of a cfr sweep, or a value that is not allowed.
     """
-    start = EvaluateConfig(checkpoint=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
+    start = EvaluateConfig(data=tyro.MISSING, out=tyro.MISSING)
     file = flags.config_flag(args)
     if file is not None:
         from pipeline.tune.setting_file import read_setting

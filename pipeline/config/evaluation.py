@@ -70,9 +70,9 @@ class Tracking:
 class EvaluationBase:
     """What is clicked, by which checkpoint, and where the results go."""
 
-    checkpoint: str  # small (in the package), a checkpoint or run folder of ours, or a published .pth file
     data: tuple[str, ...]  # NAME=URI or NAME=LAYOUT:URI of each data set
     out: str  # Folder or URI for the results; the same command again continues there
+    checkpoint: str = ""  # small (in the package), a checkpoint or run folder of ours, or a published .pth file
     crop: int = 0  # Side of the network's input, pixels; 0: as the checkpoint was trained (published on davis: 672)
     limit: int = 0  # Only the first so many objects of each data set; 0: all
     batch_size: int = 0
@@ -100,6 +100,8 @@ class EvaluateConfig(EvaluationBase):
 
     cfr_steps: tuple[int, ...] = (0,)  # n of CFR-n, one evaluation for each: extra forward passes per refined click
     cfr: Cfr = field(default_factory=Cfr)
+    predictor: str = ""
+    """package.module:factory of any predictor with SAM's interface, in the place of a checkpoint."""
     compare: str = ""  # Results folder of an earlier evaluation: the report then says how every object differs
 
     def __post_init__(self) -> None:
@@ -107,6 +109,12 @@ class EvaluateConfig(EvaluationBase):
         steps = self.cfr_steps
         distinct = len(steps) > 0 and min(steps) >= 0 and len(set(steps)) == len(steps)
         check(distinct, f"--cfr-steps takes different numbers from 0 up, got {list(steps)}.")
+        check(not (self.checkpoint and self.predictor), "Give --checkpoint or --predictor, not both.")
+        plain = self.cfr_steps == (0,) and self.cfr == Cfr() and not self.crop and self.batch_size <= 1
+        check(
+            plain or not self.predictor,
+            "--cfr-steps, --cfr.*, --crop and --batch-size are of networks of ours: a predictor looks for itself.",
+        )
 
 
 @options

@@ -87,3 +87,16 @@ def summarize(curves: Sequence[Sequence[float] | np.ndarray], max_clicks: int, t
         "iou_at": {str(k): float(mean_iou[k - 1]) for k in IOU_AT if k <= max_clicks},
         "mean_iou": [float(v) for v in mean_iou],
     }
+
+
+def expected_iou(probability: np.ndarray, mask: np.ndarray) -> float:
+    """IoU that a mask can expect if every pixel belongs to the object with its probability: the ratio of the expected
+    intersection and the expected union. 1 for an empty mask where nothing is expected.
+
+    Args:
+        probability: (H, W) float32.
+        mask: (H, W) bool.
+    """
+    inside = float(probability[mask].sum(dtype=np.float64))
+    union = int(np.count_nonzero(mask)) + float(probability[~mask].sum(dtype=np.float64))
+    return inside / union if union else 1.0

@@ -24,16 +24,17 @@ from pipeline.engine.preflight import check_everywhere, require
 from pipeline.engine.progress import Progress
 from pipeline.engine.watch import Pulse, watching
 from pipeline.errors import UserError, user_error_in
+from pipeline.evaluate.foreign import Foreign, Origin, PredictorInfo, find
 from pipeline.evaluate.plan import DataSet, WorkUnit, open_dataset
 from pipeline.evaluate.request import Checked, hold_shards
 from pipeline.evaluate.results import write_table
 from pipeline.evaluate.sources import SPLIT, Source
 from pipeline.evaluate.units import evaluate_units
-from pipeline.model.checkpoints import CheckpointInfo, load_model
+from pipeline.model.checkpoints import load_model
 from pipeline.model.precision import set_float32
+from pipeline.model.segmenter import ClickSegmenter
 
 T = TypeVar("T")
-
 RETRIES = 2  # a piece of work that kills its actor is tried three times, then the round fails
 RESTARTS = 10  # for each actor; they may be lost with their machines some times
 ROUNDS = 2  # rounds one after the other that bring nothing new, after which the job fails
@@ -65,25 +66,30 @@ class Call:
 class InferenceActor:
     """Holds the model and the row group at hand."""
 
-    def __init__(self, uri: str, sha256: str, gpu: bool, actors_on_node: int, signs: Any) -> None:
+    def __init__(self, checkpoint: Origin, gpu: bool, actors_on_node: int, signs: Any) -> None:
         self.pulse = Pulse(signs, "an inference actor")
-        self.device = "cuda" if gpu else "cpu"
+        self.checkpoint, self.device = checkpoint, "cuda" if gpu else "cpu"
         self.threads = max(1, usable_cpus() // actors_on_node)
-        torch.set_num_threads(self.threads)
-        set_float32(tf32=False)
-        self.model, info = load_model(uri, self.device)
-        if info.sha256 != sha256:
-            raise UserError(f"{uri} was changed while it was being evaluated.")
-        self.model.register_forward_hook(self.pulse.move)
+        self.model: ClickSegmenter | Foreign | None = None
         self.group: tuple[tuple[str, str, int], list[Row]] | None = None
-        self.pulse.idle()
 
     def ready(self) -> bool:
-        """Answers once the model is there."""
+        """Load the model. (Not in __init__: what it raises there comes as the death of the actor.)"""
+        torch.set_num_threads(self.threads)
+        set_float32(tf32=False)
+        if isinstance(self.checkpoint, PredictorInfo):
+            self.model, now = Foreign(self.checkpoint, self.pulse.move), find(self.checkpoint.uri)
+        else:
+            self.model, now = load_model(self.checkpoint.uri, self.device)
+            self.model.register_forward_hook(self.pulse.move)
+        if now.sha256 != self.checkpoint.sha256:
+            raise UserError(f"{self.checkpoint.uri} was changed while it was being evaluated.")
+        self.pulse.idle()
         return True
 
     def evaluate(self, call: Call) -> Iterator[str]:
         """Write the part of one unit after the other; gives their names."""
+        assert self.model is not None, "ready() comes first"
         asked = (call.settings, call.rules, call.batch_size, self.device, self.threads, call.strict)
         try:
             for unit, part in evaluate_units(self.model, call.units, self.rows, *asked):
@@ -120,7 +126,8 @@ def prepared(checked: Checked) -> list[DataSet]:
     Raises:
         UserError: a machine that does not see a path, a damaged data set, too many bad rows.
     """
-    check_everywhere([checked.checkpoint.uri, *(source.uri for source in checked.sources)], checked.out)
+    files = [] if isinstance(checked.checkpoint, PredictorInfo) else [checked.checkpoint.uri]
+    check_everywhere([*files, *(source.uri for source in checked.sources)], checked.out)
     datasets = [_prepared(source, checked.config) for source in checked.sources]
     hold_shards(checked.out, datasets)
     return datasets
@@ -181,7 +188,7 @@ class ActorPool:
     so that nothing waits for a machine which does not come back.
     """
 
-    def __init__(self, config: Settled, checkpoint: CheckpointInfo, actors: int) -> None:
+    def __init__(self, config: Settled, checkpoint: Origin, actors: int) -> None:
         """`actors`: the most at once; the first `run` starts them."""
         self.config, self.checkpoint, self.most = config, checkpoint, actors
         self.idle: list[Any] = []
@@ -268,10 +275,10 @@ class ActorPool:
         self.idle += [actor for actor, _ in running.values()]
 
     def _new(self) -> Any:
-        rules, model = self.config.eval, self.checkpoint
+        rules = self.config.eval
         nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
         remote: Any = ray.remote(num_cpus=1, num_gpus=1 if rules.gpu else 0)(InferenceActor)
-        return remote.remote(model.uri, model.sha256, rules.gpu, math.ceil(self.most / nodes), self.signs)
+        return remote.remote(self.checkpoint, rules.gpu, math.ceil(self.most / nodes), self.signs)
 
 
 def next_call(waiting: deque[WorkUnit], tries: Counter[str], actors: int, batch_size: int) -> list[WorkUnit]:

@@ -16,10 +16,11 @@ from pipeline.data.fingerprint import Marks, checksum, of_shards
 from pipeline.data.manifest import load_manifest
 from pipeline.engine.lease import other_names
 from pipeline.errors import UserError
+from pipeline.evaluate.foreign import Origin, find
 from pipeline.evaluate.plan import DataSet
 from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.sources import Source, open_source, parse_data
-from pipeline.model.checkpoints import CheckpointInfo, load_model
+from pipeline.model.checkpoints import load_model
 from pipeline.model.segmenter import check_crop
 from pipeline.storage.json_files import read_json, write_json
 from pipeline.weights import located
@@ -33,7 +34,7 @@ class Checked:
 
     config: EvaluationBase
     out: str
-    checkpoint: CheckpointInfo
+    checkpoint: Origin
     sources: list[Source]
 
 
@@ -61,7 +62,7 @@ def check(config: EvaluateConfig) -> CheckedEvaluation:
 def inputs_of(checked: Checked) -> dict[str, Marks]:
     """What goes into the results besides the options; of raw folders see `hold_shards`."""
     shards = {f"data {s.name}": of_shards(load_manifest(s.uri)) for s in checked.sources if not s.layout}
-    network = config_io.to_dict(checked.checkpoint.model)
+    network = config_io.to_dict(checked.checkpoint.model) if checked.checkpoint.model is not None else None
     return {"checkpoint": {"weights": checked.checkpoint.sha256, "config": checksum(network)}, **shards}
 
 
@@ -87,10 +88,14 @@ def look_at(config: EvaluationBase) -> dict[str, Any]:
     if not pairs:
         raise UserError("--data names nothing to evaluate on. Example: --data grabcut=/data/GrabCut")
     out = storage.absolute(config.out)
-    _, checkpoint = load_model(located(config.checkpoint))
+    predictor = config.predictor if isinstance(config, EvaluateConfig) else ""
+    if not (predictor or config.checkpoint):
+        raise UserError("--checkpoint says what is evaluated: small, a run or checkpoint folder, or a published .pth.")
+    checkpoint = find(predictor) if predictor else load_model(located(config.checkpoint))[1]
     sources = [open_source(name, text, out, config.crop, checkpoint) for name, text in pairs]
-    for source in sources:
-        check_crop(checkpoint.model, source.crop, "--crop")
+    if checkpoint.model is not None:
+        for source in sources:
+            check_crop(checkpoint.model, source.crop, "--crop")
     return {"out": out, "checkpoint": checkpoint, "sources": sources}
 
 

@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 
 from pipeline import storage
+from pipeline.config import Cfr
 from pipeline.data.manifest import MANIFEST, PLAN, load_manifest
 from pipeline.data.readers import SOURCES, open_reader
 from pipeline.data.readers.base import check_apart
 from pipeline.data.readers.folder import LAYOUTS
 from pipeline.errors import UserError, did_you_mean
-from pipeline.model.checkpoints import CheckpointInfo, few
+from pipeline.evaluate.foreign import Origin, PredictorInfo
+from pipeline.model.checkpoints import few
 
 DAVIS = "davis"
 DAVIS_CROP = 672  # the published evaluation's crop for this one data set
@@ -104,15 +106,20 @@ def split_layout(text: str) -> tuple[str, str]:
     return "", text
 
 
-def default_crop(name: str, checkpoint: CheckpointInfo | None) -> int:
-    """The crop our checkpoint was trained with; of a published one its training size, and 672 for DAVIS."""
+def default_crop(name: str, checkpoint: Origin | None) -> int:
+    """The crop our checkpoint was trained with; of a published one its training size, and 672 for DAVIS.
+
+    A predictor that is no network of ours has none: the published one stands in its place.
+    """
     assert checkpoint is not None, "no crop without a checkpoint"
+    if isinstance(checkpoint, PredictorInfo):
+        return Cfr().crop
     if checkpoint.config is not None:
         return checkpoint.config.data.crop
     return DAVIS_CROP if canonical(name) == DAVIS else checkpoint.model.train_size
 
 
-def open_source(name: str, text: str, out: str, crop: int, checkpoint: CheckpointInfo | None) -> Source:
+def open_source(name: str, text: str, out: str, crop: int, checkpoint: Origin | None) -> Source:
     """A data set of the command line, found.
 
     Args:

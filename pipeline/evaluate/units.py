@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import torch
@@ -15,13 +15,14 @@ from pipeline.data.schema import Row, Sample
 from pipeline.errors import BadRow
 from pipeline.evaluate.batch import evaluate_settings
 from pipeline.evaluate.cfr import Replay, Session
+from pipeline.evaluate.foreign import Foreign, ForeignSession, click_objects
 from pipeline.evaluate.plan import WorkUnit
 from pipeline.evaluate.results import MASK_CLICKS, Outcome, encode_mask, part_table
 from pipeline.evaluate.shared import GivenClicks, Network, Target
 
 
 def evaluate_units(
-    model: Network,
+    model: Network | Foreign,
     units: Sequence[WorkUnit],
     read: Callable[[WorkUnit], Sequence[Row]],
     settings: Mapping[int, Cfr],
@@ -36,7 +37,7 @@ def evaluate_units(
     Objects of the next unit take the places of those that end, so batches stay full from unit to unit.
 
     Args:
-        model: in evaluation mode on `device`.
+        model: in evaluation mode on `device`; or a predictor that is no network of ours, then with one setting.
         read: the encoded rows of a unit's row group; called for one unit after the other.
         settings: by number, see `results.OBJECTS`.
         threads: helpers beside the forward pass.
@@ -67,9 +68,9 @@ def evaluate_units(
                 else:
                     found[number].append(Outcome(place, bad=BadRow("object has no pixels")))
 
-    def keep_mask(key: tuple[Any, int], session: Session | Replay) -> None:
+    def keep_mask(key: tuple[Any, int], session: Session | Replay | ForeignSession) -> None:
         count = len(session.forwards)
-        if session.done or (count in MASK_CLICKS and isinstance(session, Session)):
+        if session.done or (count in MASK_CLICKS and not isinstance(session, Replay)):
             masks.setdefault(key, {})[count] = encode_mask(session.mask)
 
     def complete() -> Iterator[tuple[WorkUnit, pa.Table]]:
@@ -79,8 +80,13 @@ def evaluate_units(
             found[number] = []
 
     observe = keep_mask if strict else None
-    asked = (settings, rules, batch_size, device, threads, observe)
-    for one in evaluate_settings(model, targets(), *asked, strict=strict, overlap=strict):
+    if isinstance(model, Foreign):
+        (setting,) = settings
+        done = click_objects(model, cast(Iterator[Target], targets()), setting, rules, observe)
+    else:
+        asked = (settings, rules, batch_size, device, threads, observe)
+        done = evaluate_settings(model, targets(), *asked, strict=strict, overlap=strict)
+    for one in done:
         number, place = one.key
         kept = {setting: masks.pop((one.key, setting), {}) for setting in settings}
         found[number].append(Outcome(place, one.settings, kept))

@@ -16,6 +16,7 @@ from pipeline.config.evaluation import GPU_BATCH
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import Refinement, Replay, Session, image_tensor
+from pipeline.evaluate.metrics import expected_iou
 from pipeline.evaluate.shared import GivenClicks, Network
 from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, load_model
@@ -67,6 +68,7 @@ class Predictor:
         self._pixels: np.ndarray | None = None
         self._tensor: torch.Tensor | None = None
         self._object: ClickedObject | None = None
+        self._last: tuple[np.ndarray, int] | None = None  # logits that predict gave, after so many additions of clicks
 
     @classmethod
     def load(
@@ -134,6 +136,7 @@ class Predictor:
         """Begin a new object on the same image."""
         with self._lock:
             if self._tensor is not None:
+                self._last = None
                 size = (self._tensor.shape[1], self._tensor.shape[2])
                 self._object = ClickedObject(self._network, self._tensor, size, self.cfr, self.device)
 
@@ -201,13 +204,14 @@ class Predictor:
             point_labels: (N,), 1 positive, 0 negative.
             box: not known to this network; click the object's middle.
             mask_input: (H, W) or (1, H, W) float32 logits of the image: the map to begin from. All clicks then see it
-                at once, as one click does that refines it.
+                at once, as one click does that refines it. The logits of the last call, with its clicks and more,
+                change nothing: the object goes on from that map anyway.
             multimask_output: there is one mask.
             return_logits: logits in place of masks.
 
         Returns:
             masks: (1, H, W) bool (float32 logits with `return_logits`).
-            scores: (1,) float32: IoU to expect if the probabilities are right, see `expected_iou`.
+            scores: (1,) float32: IoU to expect if the probabilities are right, see `metrics.expected_iou`.
             logits: (1, H, W) float32, for `mask_input`.
 
         Raises:
@@ -220,12 +224,14 @@ class Predictor:
         with self._lock:
             current = self._current()
             clicks = to_clicks(point_coords, point_labels, current.now.size)
-            if mask_input is not None:
+            if mask_input is not None and not self._goes_on(np.asarray(mask_input), clicks):
                 current.begin_with(np.asarray(mask_input))
                 current.add(clicks)
             else:
                 current.follow(clicks)
-            return self._answer(current.now, return_logits)
+            answer = self._answer(current.now, return_logits)
+            self._last = (answer[2], current.finished)
+            return answer
 
     def predict_objects(
         self,
@@ -269,6 +275,13 @@ class Predictor:
         with forward_precision(self.precision, self.device):
             return self._model(image, prev_mask, points)
 
+    def _goes_on(self, logits: np.ndarray, clicks: list[Click]) -> bool:
+        """Whether these are the logits of the last call, and its clicks and more."""
+        now = self._current().now.clicks
+        if self._last is None or self._last[1] != self._current().finished or clicks[: len(now)] != now:
+            return False
+        return np.array_equal(logits, self._last[0])
+
     def _current(self) -> ClickedObject:
         if self._object is None:
             raise UserError("There is no image yet: call set_image first.")
@@ -280,16 +293,3 @@ class Predictor:
         mask = now.mask
         score = expected_iou(probability.cpu().numpy(), mask)
         return logits if return_logits else mask[None], np.array([score], np.float32), logits
-
-
-def expected_iou(probability: np.ndarray, mask: np.ndarray) -> float:
-    """IoU that a mask can expect if every pixel belongs to the object with its probability: the ratio of the expected
-    intersection and the expected union. 1 for an empty mask where nothing is expected.
-
-    Args:
-        probability: (H, W) float32.
-        mask: (H, W) bool.
-    """
-    inside = float(probability[mask].sum(dtype=np.float64))
-    union = int(np.count_nonzero(mask)) + float(probability[~mask].sum(dtype=np.float64))
-    return inside / union if union else 1.0

@@ -134,6 +134,8 @@ def identify(checkpoint: Mapping[str, Any]) -> Identity | None:
     Returns:
         None when the name does not say, or says another architecture than the weights have.
     """
+    if checkpoint["format"] == "predictor":
+        return None
     published = checkpoint["format"] == "published"
     name = checkpoint["uri"].rstrip("/").rsplit("/", 1)[-1] if published else checkpoint.get("recipe") or ""
     model = checkpoint["model"]

@@ -14,6 +14,11 @@ from pipeline.errors import describe
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, to_html, to_markdown
 
 FIGURES = "report-figures"
+FORMATS = {
+    "cfr-icl": "this project's",
+    "published": "published .pth",
+    "predictor": "a predictor of another kind; the checksum is its module's, and CFR-0 means as it is",
+}
 
 
 def write_pages(out: str | Path, title: str, blocks: Sequence[Block]) -> dict[str, bytes]:
@@ -56,9 +61,9 @@ def header(summary: Mapping[str, Any]) -> Facts:
     about: list[tuple[str, Any]] = [("Recipe", summary.get("recipe"))]  # of a sweep that trains
     if checkpoint is not None:
         about = [
-            ("Checkpoint", checkpoint["uri"]),
+            ("Predictor" if checkpoint["format"] == "predictor" else "Checkpoint", checkpoint["uri"]),
             ("SHA-256", checkpoint["sha256"]),
-            ("Format", {"cfr-icl": "this project's", "published": "published .pth"}[checkpoint["format"]]),
+            ("Format", FORMATS[checkpoint["format"]]),
             ("Recipe", checkpoint.get("recipe")),
             ("Training step", checkpoint.get("step")),
             ("Training run", checkpoint.get("mlflow_run")),
@@ -76,4 +81,4 @@ def header(summary: Mapping[str, Any]) -> Facts:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
     ]
     shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
-    return Facts(shown, frozenset({"Checkpoint", "SHA-256", "Command", "Training run", "MLflow run"}))
+    return Facts(shown, frozenset({"Checkpoint", "Predictor", "SHA-256", "Command", "Training run", "MLflow run"}))

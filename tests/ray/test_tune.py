@@ -143,7 +143,8 @@ def test_a_setting_that_kills_its_actor_is_found_and_recorded(
 
     def here(pool: ActorPool, units: Any, parts: Any, settings: Any, progress: Any) -> None:
         checkpoint = pool.checkpoint
-        actor = InferenceActor(checkpoint.uri, checkpoint.sha256, False, 1, None)
+        actor = InferenceActor(checkpoint, False, 1, None)
+        actor.ready()
         for unit in units:
             asked = settings(unit.crop)
             if unit is units[0]:

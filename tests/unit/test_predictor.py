@@ -24,8 +24,8 @@ from pipeline.data.schema import Sample
 from pipeline.errors import UserError
 from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import Replay, Session
+from pipeline.evaluate.metrics import expected_iou
 from pipeline.evaluate.shared import GivenClicks, Target
-from pipeline.predict.predictor import expected_iou
 from tests.made import SIDE, rows_of_blobs, small_model, write_checkpoint
 
 MODEL = small_model()
