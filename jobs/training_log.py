@@ -19,11 +19,11 @@ from pipeline.model.checkpoints import read_state
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
 from pipeline.report.training_report import shown, write_training_report
-from pipeline.tracking.contents import checkpoint_tags
+from pipeline.tracking.contents import MODEL, checkpoint_tags
 from pipeline.tracking.run import open_run
 from pipeline.train.mailbox import Event
 from pipeline.train.run_folder import PICTURES, MetricsFile
-from pipeline.train.state import complete_checkpoints, step_of
+from pipeline.train.state import checkpoint_uri, complete_checkpoints, step_of
 
 
 class TrainingLog:
@@ -63,6 +63,8 @@ class TrainingLog:
             self.metrics.save()
             if any("train/loss" in row for row in self.metrics.lines):
                 self._report()
+                if error is None and self.run.tracking.enabled and self.about["kind"] == "train":
+                    self._model()
         except Exception as failed:  # a full disk, say: MLflow is told before the job ends
             if error is None:
                 error = failed
@@ -108,6 +110,21 @@ class TrainingLog:
         }
         pictures = {name: storage.read_bytes(drawn[name]) for name in shown(drawn)}
         write_training_report(out, summary, self.metrics.lines, pictures)
+
+    def _model(self) -> None:
+        """The best checkpoint by validation, else the last, as an MLflow model in the output folder."""
+        from pipeline.predict.mlflow_model import write_mlflow_model  # mlflow.pyfunc takes a second
+
+        saved = complete_checkpoints(self.run.out)
+        best = read_state(saved[-1])["best"]
+        step = best[1] if best else step_of(saved[-1])
+        folder = storage.join(self.run.out, MODEL.rstrip("/"))
+        storage.remove(folder)
+        write_mlflow_model(checkpoint_uri(self.run.out, step), storage.join(folder, f"step_{step:08d}"))
+        if name := self.run.tracking.register:
+            scores = {k.removeprefix("val/"): f"{v:.4f}" for k, v in self.last_scores().items()}
+            data = {f"data.{name}": uri for name, uri in (("train", self.run.data.train), ("val", self.run.data.val))}
+            self.tracked.model(name, {"recipe": self.run.recipe, "step": str(step), **scores, **data})
 
     def on_event(self, event: Event) -> None:
         if event.kind == "metrics" and event.payload:

@@ -64,6 +64,20 @@ class Tracking:
     experiment: str = "cfr-icl"  # MLflow experiment
     name: str = ""  # Name of the run; empty: recipe and output folder
     enabled: bool = True  # Log to MLflow; --no-tracking for short
+    register: str = ""  # Of a training: name of the registered model that its model becomes a version of
+
+    def __post_init__(self) -> None:
+        check(self.enabled or not self.register, "--tracking.register needs MLflow: leave out --no-tracking.")
+        fine = not set(self.register) & set("/:@")
+        check(fine, f"--tracking.register {self.register!r}: a model's name in MLflow holds no / : or @.")
+
+    def without_model(self) -> None:
+        """Whether no model is to be registered, where none is made.
+
+        Raises:
+            UserError: one is.
+        """
+        check(not self.register, "--tracking.register is of jobs.train, which makes a model.")
 
 
 @options
@@ -82,6 +96,7 @@ class EvaluationBase:
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
+        self.tracking.without_model()
         for name, given in (("crop", self.crop), ("limit", self.limit), ("batch-size", self.batch_size)):
             check(given >= 0, f"--{name} must be at least 0, got {given}.")
 
@@ -134,6 +149,7 @@ class ClaimsConfig:
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
+        self.tracking.without_model()
         for name, given in (("batch-size", self.batch_size), ("actors", self.actors), ("price", self.price)):
             check(given >= 0, f"--{name} must be at least 0, got {given}.")
 

@@ -8,6 +8,7 @@ optimizer, but `unused.safetensors`: the tensors that no forward pass uses, kept
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -230,6 +231,28 @@ def load_model(uri: str, device: str = "cpu") -> tuple[ClickSegmenter, Checkpoin
     model = ClickSegmenter(info.model)
     model.load_state_dict(weights)
     return model.to(device).eval(), info
+
+
+def write_weights(model: ClickSegmenter, info: CheckpointInfo, out: str, half: bool = False) -> int:
+    """A model alone as a checkpoint of ours, for others: no optimizer, and nothing of where it was made.
+
+    Args:
+        info: of one of our own checkpoints.
+        half: float16 weights.
+
+    Returns:
+        Bytes of its weights.
+    """
+    assert info.config is not None, "a checkpoint of ours"
+    run = config_io.replace(info.config, **{"out": "", "data.train": "", "data.val": "", "model.start": ""})
+    run = dataclasses.replace(run, tracking=config.Tracking())
+    weights = {k: (v.half() if half else v).cpu().contiguous() for k, v in model.state_dict().items()}
+    data = encode(Part(weights))
+    storage.write_bytes(storage.join(out, file_name(MODEL)), data)
+    described = {"format": FORMAT, "step": info.step, "position": None, "best": None, "mlflow_run": info.mlflow_run}
+    files = {file_name(MODEL): describe_file(data)}
+    write_json(storage.join(out, STATE), {**described, "config": config_io.to_dict(run), "files": files})
+    return len(data)
 
 
 def read_published(uri: str) -> tuple[Published, str]:

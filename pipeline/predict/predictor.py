@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import check_crop
 from pipeline.predict.clicked import ClickedObject
+from pipeline.predict.fetched import fetched
 from pipeline.predict.inputs import to_click, to_clicks, to_device, to_pixels
 from pipeline.weights import located
 
@@ -84,7 +85,8 @@ class Predictor:
         """A predictor with the network of a checkpoint.
 
         Args:
-            checkpoint: a run folder, a checkpoint, a published .pth file, as path or URI, or `small` of the package.
+            checkpoint: a run folder, a checkpoint, a published .pth file, as path or URI, `small` of the package, or a
+                model in MLflow (models:/NAME/1, models:/NAME@latest, runs:/RUN/model).
             cfr_steps: n of CFR-n: further passes that refine the first click.
             device: auto (a GPU where there is one), cpu, cuda, cuda:1, ...
             precision: fp32, tf32 (NVIDIA GPUs, of the whole process) or bf16; fp32 gives the masks of an evaluation.
@@ -101,16 +103,16 @@ class Predictor:
         if precision not in PRECISIONS:
             raise UserError(f"precision is fp32, tf32 or bf16, not {precision!r}.")
         found = to_device(device)
-        model, info = load_model(located(str(checkpoint)), str(found))
+        model, info = load_model(located(fetched(str(checkpoint))), str(found))
         side = crop or default_crop("", info)
         check_crop(info.model, side, "crop")
         if precision == "tf32":
             set_float32(tf32=True)
         return cls(model, Cfr(**{**cfr, "steps": cfr_steps, "crop": side}), found, precision, info)
 
-    def new(self) -> Self:
-        """Another predictor with the same network and options, for another object or image."""
-        return type(self)(self._model, self.cfr, self.device, self.precision, self.info)
+    def new(self, **cfr: Any) -> Self:
+        """Another predictor with the same network, for another object or image; `cfr`: options that are different."""
+        return type(self)(self._model, replace(self.cfr, **cfr), self.device, self.precision, self.info)
 
     def set_image(self, image: Any, image_format: str = "RGB") -> None:
         """Begin with an image; clicks of the one before are forgotten.

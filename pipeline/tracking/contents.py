@@ -20,8 +20,9 @@ from pipeline.tune.icl_folder import ENDED, RUN
 
 IDENTITY, SUMMARY = "tracking.json", "summary.json"
 FILES = (CONFIG, SUMMARY, "best.json", "report.md", "report.html")
-WRITTEN_ONCE = f"{PICTURES}/"  # all other files may be written again
-FOLDERS = (WRITTEN_ONCE, "report-figures/")
+MODEL = "model/"  # a folder for the step of each MLflow model
+WRITTEN_ONCE = (f"{PICTURES}/", MODEL)  # all other files may be written again
+FOLDERS = (f"{PICTURES}/", "report-figures/")
 
 
 class Values(NamedTuple):
@@ -50,6 +51,9 @@ class Identity:
         status: how the run ended; "" while it runs, or when its process was killed.
         ended: milliseconds since 1970; 0 with an empty status.
         complete: the store has all values up to this step.
+        register: name of the registered model that the run's model becomes a version of; "" for none.
+        model_tags: tags of that version.
+        version: the version that it became; "" until then.
     """
 
     key: str
@@ -63,6 +67,9 @@ class Identity:
     status: str = ""
     ended: int = 0
     complete: int = -1
+    register: str = ""
+    model_tags: dict[str, str] = field(default_factory=dict)
+    version: str = ""
 
 
 def read_identity(out: str) -> Identity | None:
@@ -133,12 +140,19 @@ def files(out: str) -> list[str]:
             name = uri.rsplit("/", 1)[-1]
             if folder or name in FILES:
                 found.append(f"{inner}{folder}{name}")
-    return found
+    base = f"{out.rstrip('/')}/"
+    return found + [uri.removeprefix(base) for uri in storage.list_files(storage.join(out, MODEL.rstrip("/")))]
 
 
 def is_written_once(name: str) -> bool:
     """Whether a file of `files` never changes."""
-    return WRITTEN_ONCE in name
+    return any(folder in name for folder in WRITTEN_ONCE)
+
+
+def model_folder(out: str) -> str:
+    """The newest MLflow model of an output folder, below it; "" without one."""
+    folders = storage.list_folders(storage.join(out, MODEL.rstrip("/")))
+    return f"{MODEL}{max(uri.rstrip('/').rsplit('/', 1)[-1] for uri in folders)}" if folders else ""
 
 
 def _inner(out: str) -> str:

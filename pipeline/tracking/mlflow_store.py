@@ -261,6 +261,21 @@ class OpenRun:
                 except MlflowException as error:  # the store may not let us: no reason to leave this run open
                     print(f"tracking: cannot delete the empty run {twin.info.run_id}: {mask_uris(str(error))[:200]}")
 
+    def register(self, name: str, folder: str, tags: dict[str, str]) -> str:
+        """Make the run's model in `folder` a version of a registered model; the version's number, also if it is one."""
+        from mlflow.exceptions import MlflowException
+
+        for known in self.client.search_model_versions(f"run_id='{self.run_id}'"):
+            if known.name == name and known.source.endswith(folder):
+                return str(known.version)
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{folder}"
+        return str(self.client.create_model_version(name, source, run_id=self.run_id, tags=tags).version)
+
     def files_beside(self, names: Sequence[str]) -> set[str]:
         """Names of the files that the run has in the folders of some."""
         folders = {str(PurePosixPath(name).parent) for name in names}

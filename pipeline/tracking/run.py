@@ -85,6 +85,17 @@ class Run:
             self._sender.put_file(name)
             self._thread.notice()
 
+    def model(self, name: str, tags: Mapping[str, str]) -> None:
+        """Once the run has finished, its newest model (`contents.model_folder`) is made a version of a registered one.
+
+        Args:
+            name: of the registered model, made when there is none.
+            tags: of the version.
+        """
+        if self._open and self._identity is not None:
+            self._identity.register, self._identity.model_tags, self._identity.version = name, _texts(tags), ""
+            self._note()
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything is sent, at most `timeout` seconds. Returns whether it was."""
         return not self._open or self._thread.flush(timeout)

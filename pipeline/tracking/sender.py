@@ -170,6 +170,15 @@ class Sender:
             self._files.popleft()
             if self._values or (self.ended and self._closed is not run):
                 self._send_values()  # pictures on a slow way do not hold up the values
+        self._register(run)
+
+    def _register(self, run: OpenRun) -> None:
+        """Once the store has the model of a finished run, make it a version of the registered model it is to be."""
+        known = self._identity
+        folder = contents.model_folder(self._out) if self.ended and known.register and not known.version else ""
+        if folder and known.status == "FINISHED":
+            known.version = self._call(lambda: run.register(known.register, folder, known.model_tags))
+            print(f"tracking: the model is models:/{known.register}/{known.version}", flush=True)
 
     def _send(self, run: OpenRun, send: Callable[[Sequence[T]], None], items: Sequence[T]) -> None:
         """Send some items together; of those that the store refuses each one alone, to leave out only what it is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,14 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import requests
 from mlflow import MlflowClient
 
-from pipeline import config
+from pipeline import Predictor, config
+from pipeline.predict.mlflow_model import write_mlflow_model
 from pipeline.tracking.run import Run, open_run
 from pipeline.train.run_folder import MetricsFile
+from tests.made import write_checkpoint
 
-from .conftest import MlflowServer, Switch
+from .conftest import MlflowServer, Switch, free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,3 +207,41 @@ def test_a_server_so_slow_that_the_job_ends_first(mlflow_server: MlflowServer, s
 def track_sync(out: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs.track_sync", out]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_model_over_http(tmp_path: Path) -> None:
+    """`mlflow models serve` on a model of ours: an image and clicks in, a mask out."""
+    write_mlflow_model(write_checkpoint(tmp_path / "checkpoint"), str(tmp_path / "model"))
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    image = cv2.imencode(".png", pixels)[1].tobytes()
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(tmp_path / "model")]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the server starts uvicorn by its name
+    with (tmp_path / "serve.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PATH": path}
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "serve.log").read_text()[-3000:]
+            try:
+                requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                time.sleep(0.3)
+        row = {"image": base64.b64encode(image).decode(), "clicks": [[20, 30, 1], [5, 5, 0]]}
+        asked = {"dataframe_records": [row], "params": {"cfr_steps": 2}}
+        answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=60)
+        answer.raise_for_status()
+        (found,) = answer.json()["predictions"]
+        png = np.frombuffer(base64.b64decode(found["mask"]), np.uint8)
+        mask = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    predictor = Predictor.load(str(tmp_path / "checkpoint"), cfr_steps=2)
+    predictor.set_image(image)
+    assert mask is not None
+    assert np.array_equal(mask > 0, predictor.predict([[20, 30], [5, 5]], [1, 0])[0][0])

@@ -1,0 +1,90 @@
+"""A checkpoint as an MLflow model: code, safetensors and pinned requirements in one folder, nothing pickled."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline import storage
+from pipeline.model.checkpoints import load_model, write_weights
+from pipeline.predict.fetched import CHECKPOINT
+
+CODE = Path(__file__).with_name("clicks_model.py")
+PACKAGE = Path(__file__).parents[1]
+# What the predictor imports; pandas comes with MLflow.
+REQUIREMENTS = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "pycocotools",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchvision",
+)
+
+
+def requirements() -> list[str]:
+    """Pinned as they are here, without the tag of a local build."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def write_mlflow_model(checkpoint: str, out: str) -> int:
+    """Write a checkpoint of ours as an MLflow model.
+
+    Args:
+        checkpoint: URI of a checkpoint.
+        out: folder or URI; what it holds is replaced.
+
+    Returns:
+        Number of files.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    inputs = Schema(
+        [
+            ColSpec(DataType.binary, "image", required=False),
+            ColSpec(DataType.string, "path", required=False),
+            ColSpec(AnyType(), "clicks"),  # lists of whole numbers or of fractions
+        ]
+    )
+    outputs = Schema([ColSpec(DataType.string, "mask"), ColSpec(DataType.double, "score")])
+    params = ParamSchema([ParamSpec("cfr_steps", DataType.long, 0)])
+    model, info = load_model(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(model, info, f"{folder}/{CHECKPOINT}")
+        shutil.copytree(PACKAGE, f"{folder}/pipeline", ignore=_not_code)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):  # advice about type hints and input examples, and progress bars
+                mlflow.pyfunc.save_model(
+                    f"{folder}/model",
+                    python_model=str(CODE),
+                    artifacts={CHECKPOINT: f"{folder}/{CHECKPOINT}"},
+                    code_paths=[f"{folder}/pipeline"],
+                    signature=ModelSignature(inputs, outputs, params),
+                    pip_requirements=requirements(),
+                )
+        except BaseException:
+            print(said.getvalue(), file=sys.stderr)
+            raise
+        files = [path for path in sorted(Path(folder, "model").rglob("*")) if path.is_file()]
+        storage.remove(out)
+        for path in files:
+            storage.write_bytes(storage.join(out, str(path.relative_to(f"{folder}/model"))), path.read_bytes())
+    return len(files)
+
+
+def _not_code(folder: str, names: list[str]) -> set[str]:
+    """The packaged weights, and what Python leaves."""
+    return {name for name in names if name == "__pycache__" or Path(name).suffix in (".safetensors", ".html", ".png")}
