@@ -64,8 +64,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def describe(error: BaseException, most: int = 300) -> str:
-    """An error in one line of at most so many characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:most]
+    """An error in one line of at most so many characters, without the addresses of objects in memory."""
+    text = re.sub(r"<([\w.]+) object at 0x[0-9a-f]+>", r"<\1>", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:most]
 
 
 def user_error_in(error: BaseException | None) -> UserError | None:
