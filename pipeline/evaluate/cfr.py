@@ -106,7 +106,8 @@ class Refinement:
 
     def foreground_lines(self) -> torch.Tensor:
         """`zoom.lines_of` the foreground of `probability`, on the device."""
-        return zoom.lines_of(self.probability, self.cfr.zoom_threshold)
+        assert self.roi is not None, "foreground_lines() follows a run"
+        return zoom.lines_of(self.probability, self.cfr.zoom_threshold, self.roi)
 
     def look(self) -> Look:
         """Decide the ROI of the next run anew; `cut` makes its input."""
@@ -157,7 +158,7 @@ class Refinement:
         assert self.roi is not None and not self.run_ended, "take() follows look()"
         self.probability, self.lines = probability, None
         self._runs += 1
-        mask = self.probability > self.cfr.threshold
+        mask = self._binary()
         if self._refine_again(mask):
             self._before = mask
             return
@@ -176,7 +177,15 @@ class Refinement:
         """Be as after a finished click whose last run had this ROI and these logits."""
         self.roi = roi
         self.probability, self.lines = self.paste(logits), None
-        self.device_mask = self.probability > self.cfr.threshold
+        self.device_mask = self._binary()
+
+    def _binary(self) -> torch.Tensor:
+        """(H, W) bool: the map above the threshold; nothing is outside of the run's ROI."""
+        assert self.roi is not None
+        mask = torch.zeros(self.size, dtype=torch.bool, device=self.probability.device)
+        part = zoom.inside(self.probability, self.roi)
+        zoom.inside(mask, self.roi).copy_(part > self.cfr.threshold)
+        return mask
 
     def end_runs(self) -> None:
         """The click that ended is counted; the next one may come."""

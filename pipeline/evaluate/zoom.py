@@ -39,13 +39,30 @@ def whole(height: int, width: int) -> Box:
     return Box(0, height - 1, 0, width - 1)
 
 
-def lines_of(probability: torch.Tensor, threshold: float) -> torch.Tensor:
-    """(H + W,) bool: which rows, then which columns of an (H, W) float32 map hold a pixel above a threshold."""
+def inside(maps: torch.Tensor, box: Box) -> torch.Tensor:
+    """The part of an (H, W) map that a box holds, as a view."""
+    return maps[box.row_min : box.row_max + 1, box.col_min : box.col_max + 1]
+
+
+def lines_of(probability: torch.Tensor, threshold: float, box: Box) -> torch.Tensor:
+    """(H + W,) bool: which rows, then which columns of an (H, W) float32 map hold a pixel above a threshold.
+
+    Args:
+        box: that is looked at: outside of it nothing is above.
+    """
+    height, width = probability.shape
+    lines = torch.zeros(height + width, dtype=torch.bool, device=probability.device)
+    part = inside(probability, box)
+    rows = lines[box.row_min : box.row_max + 1]
+    cols = lines[height + box.col_min : height + box.col_max + 1]
     if probability.is_cpu:  # threads of torch's own would cost more than such small work
-        above = probability.numpy() > np.float32(threshold)
-        return torch.from_numpy(np.concatenate([above.any(axis=1), above.any(axis=0)]))
-    above = probability > threshold
-    return torch.cat([above.any(dim=1), above.any(dim=0)])
+        above = part.numpy() > np.float32(threshold)
+        rows.numpy()[:], cols.numpy()[:] = above.any(axis=1), above.any(axis=0)
+    else:
+        held = part > threshold
+        rows.copy_(held.any(dim=1))
+        cols.copy_(held.any(dim=0))
+    return lines
 
 
 def box_of(lines: np.ndarray, height: int) -> Box | None:

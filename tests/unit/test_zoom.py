@@ -21,7 +21,9 @@ def blob(box: Box, size: tuple[int, int] = SIZE, value: float = 1.0) -> torch.Te
 
 
 def found(probability: torch.Tensor) -> Box | None:
-    return zoom.box_of(zoom.lines_of(probability, CFR.zoom_threshold).numpy(), probability.shape[0])
+    return zoom.box_of(
+        zoom.lines_of(probability, CFR.zoom_threshold, zoom.whole(*probability.shape)).numpy(), probability.shape[0]
+    )
 
 
 def test_bounding_box_is_inclusive() -> None:
