@@ -58,6 +58,7 @@ COMMON: dict[str, Any] = {
     "train.accumulate": 1,
     "train.steps": 0,
     "train.precision": "fp32",
+    "train.compile": False,
     "cfr.steps": 0,
     "cfr.clicks": 1,
     "cfr.adaptive": False,
