@@ -15,6 +15,7 @@ from pipeline import config, storage
 from pipeline.clicks.encode import decode
 from pipeline.config import io as config_io
 from pipeline.engine.progress import Progress, duration
+from pipeline.errors import describe
 from pipeline.model.checkpoints import read_state
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
@@ -64,7 +65,10 @@ class TrainingLog:
             if any("train/loss" in row for row in self.metrics.lines):
                 self._report()
                 if error is None and self.run.tracking.enabled and self.about["kind"] == "train":
-                    self._model()
+                    try:
+                        self._model()
+                    except Exception as failed:  # the run is trained and saved, whatever becomes of its copy for MLflow
+                        print(f"tracking: its model is not in MLflow ({describe(failed)})", flush=True)
         except Exception as failed:  # a full disk, say: MLflow is told before the job ends
             if error is None:
                 error = failed

@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline import storage
@@ -32,8 +32,14 @@ REQUIREMENTS = (
 
 
 def requirements() -> list[str]:
-    """Pinned as they are here, without the tag of a local build."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+    """Pinned as they are here, without the tag of a local build; by name alone what is here under another name."""
+    found = []
+    for name in REQUIREMENTS:
+        try:
+            found.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError:  # another build of OpenCV, say
+            found.append(name)
+    return found
 
 
 def write_mlflow_model(checkpoint: str, out: str) -> int:
