@@ -60,6 +60,7 @@ class IclSweepConfig(SweepBase, TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.tracking.without_model()
         for name, least in (("reduction", 1), ("grace", 0), ("concurrent", 0), ("hours", 0), ("gpu_hours", 0)):
             given = getattr(self, name)
             check(given >= least, f"--{name.replace('_', '-')} must be at least {least}, got {given}.")

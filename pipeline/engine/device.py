@@ -59,10 +59,15 @@ def training_on_device(run: TrainConfig) -> TrainConfig:
 
 def evaluating_on_device(config: E) -> E:
     """An evaluation's options with the device decided by the connected cluster; a line says what is used."""
+    return replace(config, eval=replace(config.eval, gpu=on_gpu(config.eval.device, config.eval.gpu)))
+
+
+def on_gpu(device: Device, gpu: bool) -> bool:
+    """`takes_gpu` on the connected cluster; a line says what is used."""
     free = free_gpus()
-    gpu = takes_gpu(config.eval.device, config.eval.gpu, free)
-    print(f"device: {'GPU' if gpu else 'CPU'} ({free} GPUs are free)", flush=True)
-    return replace(config, eval=replace(config.eval, gpu=gpu))
+    found = takes_gpu(device, gpu, free)
+    print(f"device: {'GPU' if found else 'CPU'} ({free} GPUs are free)", flush=True)
+    return found
 
 
 def cluster_tflops(device: str) -> tuple[float, str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,8 +68,7 @@ def find(spec: str) -> PredictorInfo:
     info = PredictorInfo(spec, "", os.getcwd())
     _factory(info)
     origin = getattr(sys.modules[spec.partition(":")[0]], "__file__", None)
-    data = Path(origin).read_bytes() if origin else b""
-    return PredictorInfo(spec, hashlib.sha256(data).hexdigest(), info.folder)
+    return replace(info, sha256=hashlib.sha256(Path(origin).read_bytes() if origin else b"").hexdigest())
 
 
 def _factory(info: PredictorInfo) -> Callable[[], Any]:
@@ -81,12 +80,18 @@ def _factory(info: PredictorInfo) -> Callable[[], Any]:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # whatever somebody's module raises when it is imported
-        raise UserError(f"--predictor {info.uri}: the module {name} cannot be imported ({describe(error)}).") from error
+        raise UserError(f"--predictor {info.uri}: the module {name} cannot be imported ({_place(error)}).") from error
     found = getattr(module, function, None)
     if not callable(found):
         names = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise UserError(f"--predictor {info.uri}: {name} has no function {function}.{did_you_mean(function, names)}")
     return found
+
+
+def _place(error: Exception) -> str:
+    """An error and the line of somebody's code that it comes from."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]  # importlib's own
+    return f"{describe(error)}, {frames[-1].filename} line {frames[-1].lineno}"
 
 
 class Foreign:
@@ -107,8 +112,8 @@ class Foreign:
             self.predictor = _factory(info)()
         except UserError:
             raise
-        except Exception as error:
-            raise UserError(f"--predictor {info.uri}: the factory fails ({describe(error)}).") from error
+        except Exception as error:  # whatever somebody's code raises
+            raise UserError(f"--predictor {info.uri}: the factory fails ({_place(error)}).") from error
         for method in ("set_image", "predict"):
             if not callable(getattr(self.predictor, method, None)):
                 kind = type(self.predictor).__name__

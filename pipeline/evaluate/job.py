@@ -6,7 +6,7 @@ it ended by itself, was killed or lost machines. Parts become tables at the end,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline.engine.progress import Progress
 from pipeline.evaluate import results
 from pipeline.evaluate.left_out import sentences
 from pipeline.evaluate.plan import DataSet, WorkUnit, plan
-from pipeline.evaluate.pool import ActorPool, actors_for, in_rounds, prepared
+from pipeline.evaluate.pool import ActorPool, SettingsAt, actors_for, in_rounds, prepared
 from pipeline.evaluate.request import CheckedEvaluation, cfr_of, options
 from pipeline.storage.json_files import write_json
 
@@ -57,24 +57,12 @@ def evaluate(checked: CheckedEvaluation, about: Callable[[], dict[str, Any]]) ->
     actors = actors_for(checked.config.eval, "Evaluation")
     datasets = prepared(checked)
     units = list(plan(datasets))
-    folder = storage.join(checked.out, PARTS)
-    parts = {unit.name: storage.join(folder, f"{unit.name}.parquet") for unit in units}
-
-    def missing() -> list[WorkUnit]:
-        done = set(storage.list_files(folder, ".parquet"))
-        return [unit for unit in units if parts[unit.name] not in done]
 
     def settings(crop: int) -> dict[int, Cfr]:
         return {i: cfr_of(checked.config, setting, crop) for i, setting in enumerate(checked.settings)}
 
-    def run(pending: list[WorkUnit]) -> None:
-        total, left = (sum(len(unit.places) for unit in some) for some in (units, pending))
-        progress = Progress("evaluating", total, "objects", done=total - left)
-        pool.run(pending, parts, settings, progress, strict=True)
-        progress.close()
-
-    with ActorPool(checked.config, checked.checkpoint, actors) as pool:
-        in_rounds(missing, run)
+    pool = ActorPool(checked.config, checked.checkpoint, actors)
+    parts = make_parts(pool, units, checked.out, settings, "evaluating")
     objects, rejected = results.merge(results.read_parts(units, parts, range(len(checked.settings))))
     unreadable = [results.unreadable(source) for source in checked.sources if source.layout]
     listed = pa.concat_tables([rejected, *unreadable])
@@ -90,6 +78,36 @@ def evaluate(checked: CheckedEvaluation, about: Callable[[], dict[str, Any]]) ->
     results.write_table(storage.join(checked.out, "objects.parquet"), objects)
     write_json(storage.join(checked.out, "summary.json"), summary)
     return Evaluation(checked.out, summary, objects, units, parts)
+
+
+def make_parts(
+    pool: ActorPool, units: Sequence[WorkUnit], out: str, settings: SettingsAt, doing: str
+) -> dict[str, str]:
+    """Make the parts that are missing below an output folder; returns the URI of each unit's part by its name.
+
+    Args:
+        pool: not entered yet.
+        doing: of the progress.
+
+    Raises:
+        One of pool.LOST: some unit killed its actor again and again, or too many actors were lost.
+    """
+    folder = storage.join(out, PARTS)
+    parts = {unit.name: storage.join(folder, f"{unit.name}.parquet") for unit in units}
+
+    def missing() -> list[WorkUnit]:
+        done = set(storage.list_files(folder, ".parquet"))
+        return [unit for unit in units if parts[unit.name] not in done]
+
+    def run(pending: list[WorkUnit]) -> None:
+        total, left = (sum(len(unit.places) for unit in some) for some in (units, pending))
+        progress = Progress(doing, total, "objects", done=total - left)
+        pool.run(pending, parts, settings, progress, strict=True)
+        progress.close()
+
+    with pool:
+        in_rounds(missing, run)
+    return parts
 
 
 def _summary(

@@ -58,12 +58,13 @@ class GivenClicks:
     """One object that somebody has clicked.
 
     Attributes:
-        key, image: as of a `Target`.
+        key: as of a `Target`.
+        image: (H, W, 3) uint8 RGB, or what `cfr.image_tensor` made of it on the device, for several objects.
         clicks: at least one, in their order, image coordinates.
     """
 
     key: Any
-    image: np.ndarray
+    image: np.ndarray | torch.Tensor
     clicks: Sequence[Click]
 
 
@@ -166,11 +167,12 @@ def begin(
 ) -> Clicked:
     """A session for each setting; the image is converted and the first click placed once."""
     since = time.perf_counter()
-    image = image_tensor(target.image, device)
+    image = target.image if isinstance(target.image, torch.Tensor) else image_tensor(target.image, device)
+    size = (image.shape[1], image.shape[2])
     sessions: list[Session | Replay] = []
     for cfr in settings.values():
         if isinstance(target, GivenClicks):
-            sessions.append(Replay(image, target.image.shape[:2], target.clicks, cfr, device))
+            sessions.append(Replay(image, size, target.clicks, cfr, device))
             continue
         first = sessions[0].clicks[0] if sessions else None
         sessions.append(Session(image, target.truth, cfr, rules, device, first))

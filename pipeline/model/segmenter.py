@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import shutil
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,11 @@ class ClickSegmenter(nn.Module):
         importlib.import_module("timm.layers")  # the compiler looks for timm's modules by their names
         for part in (*self.backbone.blocks, self.neck, self.head):
             part.compile(dynamic=False, backend=backend)
+
+    @staticmethod
+    def uncompiled() -> AbstractContextManager[object]:
+        """Inside, nothing is compiled: for batches of every size, each of which would be compiled anew."""
+        return torch.compiler.set_stance("force_eager")
 
     def forward(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Predict a mask.

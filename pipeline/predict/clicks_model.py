@@ -6,7 +6,7 @@ MLflow runs this file where a model is loaded, with the copy of this package tha
 from __future__ import annotations
 
 import base64
-import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +25,7 @@ class ClickModel(PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
+        sys.path.insert(0, context.artifacts["pipeline.zip"])
         from pipeline.predict.predictor import Predictor
 
         self.predictor = Predictor.load(context.artifacts["checkpoint"])
@@ -39,11 +40,8 @@ class ClickModel(PythonModel):
     @staticmethod
     def _row(predictor: Any, row: Mapping[str, Any]) -> dict[str, Any]:
         image = row.get("image")
-        if isinstance(image, str):
-            image = base64.b64decode(image)
-        if not isinstance(image, bytes | bytearray):
-            image = os.fspath(row["path"])
-        predictor.set_image(bytes(image) if not isinstance(image, str) else image)
+        image = base64.b64decode(image) if isinstance(image, str) else image
+        predictor.set_image(image if isinstance(image, bytes | bytearray) else row["path"])
         clicks = np.array([list(click) for click in row["clicks"]], np.float64)
         masks, scores, _ = predictor.predict(clicks[:, :2], clicks[:, 2])
         data = cv2.imencode(".png", masks[0].astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()

@@ -8,7 +8,7 @@ from pipeline.errors import UserError, describe
 from pipeline.model.checkpoints import STATE
 
 SCHEMES = ("models:/", "runs:/")
-CHECKPOINT = "checkpoint"  # of our models in MLflow, the artifact that holds the weights
+CHECKPOINT, PACKAGE_FILE = "checkpoint", "pipeline.zip"  # of our models in MLflow, the artifacts: weights and code
 
 
 def fetched(checkpoint: str) -> str:

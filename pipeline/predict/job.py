@@ -20,13 +20,13 @@ from pipeline.data.fingerprint import checksum
 from pipeline.data.manifest import Manifest, read_table
 from pipeline.data.readers.pictures import PictureReader
 from pipeline.data.shards import write_shards
-from pipeline.engine.device import free_gpus, takes_gpu
+from pipeline.engine.device import on_gpu
 from pipeline.engine.preflight import check_everywhere
-from pipeline.engine.progress import Progress
 from pipeline.errors import UserError
 from pipeline.evaluate import results
-from pipeline.evaluate.plan import DataSet, Place, WorkUnit, plan
-from pipeline.evaluate.pool import ActorPool, actors_for, in_rounds
+from pipeline.evaluate.job import make_parts
+from pipeline.evaluate.plan import DataSet, Place, plan
+from pipeline.evaluate.pool import ActorPool, actors_for
 from pipeline.evaluate.request import claim
 from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, load_model
@@ -37,7 +37,6 @@ from pipeline.weights import located
 
 IDENTITY = "prediction.json"
 NAME = "pictures"
-PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,7 @@ def predict(checked: CheckedPrediction) -> dict[str, Any]:
     Raises:
         UserError: more CPUs or GPUs asked for than the cluster has, too many bad images or objects.
     """
-    free = free_gpus()
-    config = replace(checked.config, gpu=takes_gpu(checked.config.device, checked.config.gpu, free))
-    print(f"device: {'GPU' if config.gpu else 'CPU'} ({free} GPUs are free)", flush=True)
+    config = replace(checked.config, gpu=on_gpu(checked.config.device, checked.config.gpu))
     actors = actors_for(config.eval, "Prediction")
     check_everywhere([checked.checkpoint.uri, checked.images], checked.out)
     reader = PictureReader(checked.images, sorted({one.image for one in checked.objects}))
@@ -108,21 +105,8 @@ def predict(checked: CheckedPrediction) -> dict[str, Any]:
     manifest = write_shards(reader, shards, "", name=NAME, max_bad_fraction=config.max_bad_fraction)
     data = clicked_dataset(manifest, shards, checked)
     units = list(plan([data]))
-    folder = storage.join(checked.out, PARTS)
-    parts = {unit.name: storage.join(folder, f"{unit.name}.parquet") for unit in units}
-
-    def missing() -> list[WorkUnit]:
-        done = set(storage.list_files(folder, ".parquet"))
-        return [unit for unit in units if parts[unit.name] not in done]
-
-    def run(pending: list[WorkUnit]) -> None:
-        total, left = (sum(len(unit.places) for unit in some) for some in (units, pending))
-        progress = Progress("predicting", total, "objects", done=total - left)
-        pool.run(pending, parts, lambda crop: {0: settings_of(checked)}, progress, strict=True)
-        progress.close()
-
-    with ActorPool(config, checked.checkpoint, actors) as pool:
-        in_rounds(missing, run)
+    pool = ActorPool(config, checked.checkpoint, actors)
+    parts = make_parts(pool, units, checked.out, lambda crop: {0: settings_of(checked)}, "predicting")
     found, rejected = results.merge(results.read_parts(units, parts, [0]))
     listed = pa.concat_tables([rejected, _lost(shards, checked)])
     results.write_table(storage.join(checked.out, "rejected.parquet"), listed)
@@ -157,15 +141,11 @@ def _lost(shards: str, checked: CheckedPrediction) -> pa.Table:
     uri = storage.join(shards, "rejected.parquet")
     images = {row["image_id"]: row for row in results.read_table(uri).to_pylist()} if storage.exists(uri) else {}
     rows = [
-        {"dataset": NAME, "image_id": one.image, "object_id": number, **_why(images[one.image])}
+        {**images[one.image], "dataset": NAME, "object_id": number}
         for number, one in enumerate(checked.objects)
         if one.image in images
     ]
     return pa.Table.from_pylist(rows, schema=results.REJECTED)
-
-
-def _why(row: dict[str, Any]) -> dict[str, str]:
-    return {"reason": row["reason"], "detail": row["detail"]}
 
 
 def _about(checked: CheckedPrediction, rejected: dict[str, int]) -> dict[str, Any]:

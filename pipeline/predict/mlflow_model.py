@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import shutil
 import sys
 import tempfile
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline import storage
 from pipeline.model.checkpoints import load_model, write_weights
-from pipeline.predict.fetched import CHECKPOINT
+from pipeline.predict.fetched import CHECKPOINT, PACKAGE_FILE
 
 CODE = Path(__file__).with_name("clicks_model.py")
 PACKAGE = Path(__file__).parents[1]
@@ -42,15 +42,12 @@ def requirements() -> list[str]:
     return found
 
 
-def write_mlflow_model(checkpoint: str, out: str) -> int:
+def write_mlflow_model(checkpoint: str, out: str) -> None:
     """Write a checkpoint of ours as an MLflow model.
 
     Args:
         checkpoint: URI of a checkpoint.
         out: folder or URI; what it holds is replaced.
-
-    Returns:
-        Number of files.
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
@@ -68,7 +65,7 @@ def write_mlflow_model(checkpoint: str, out: str) -> int:
     model, info = load_model(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         write_weights(model, info, f"{folder}/{CHECKPOINT}")
-        shutil.copytree(PACKAGE, f"{folder}/pipeline", ignore=_not_code)
+        _zip_package(Path(folder, PACKAGE_FILE))
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         said = io.StringIO()
         try:
@@ -76,8 +73,7 @@ def write_mlflow_model(checkpoint: str, out: str) -> int:
                 mlflow.pyfunc.save_model(
                     f"{folder}/model",
                     python_model=str(CODE),
-                    artifacts={CHECKPOINT: f"{folder}/{CHECKPOINT}"},
-                    code_paths=[f"{folder}/pipeline"],
+                    artifacts={name: f"{folder}/{name}" for name in (CHECKPOINT, PACKAGE_FILE)},
                     signature=ModelSignature(inputs, outputs, params),
                     pip_requirements=requirements(),
                 )
@@ -88,9 +84,10 @@ def write_mlflow_model(checkpoint: str, out: str) -> int:
         storage.remove(out)
         for path in files:
             storage.write_bytes(storage.join(out, str(path.relative_to(f"{folder}/model"))), path.read_bytes())
-    return len(files)
 
 
-def _not_code(folder: str, names: list[str]) -> set[str]:
-    """The packaged weights, and what Python leaves."""
-    return {name for name in names if name == "__pycache__" or Path(name).suffix in (".safetensors", ".html", ".png")}
+def _zip_package(path: Path) -> None:
+    """The code of this package as one file that Python imports from: a store takes a request for each file."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for source in sorted(PACKAGE.rglob("*.py")):
+            archive.write(source, source.relative_to(PACKAGE.parent))

@@ -68,7 +68,7 @@ def write_outputs(
         found: `results.merge` of the parts.
         about: goes into the summary.
     """
-    places = {number: row for row in found.to_pylist() for number in [row["object_id"]]}
+    places = {row["object_id"]: row for row in found.select(["object_id", "forward_passes", "seconds"]).to_pylist()}
 
     def write(unit: WorkUnit) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
         made = []
@@ -85,8 +85,7 @@ def write_outputs(
         one, (figures, segmentation), result = objects[number], described[number], places[number]
         path = mask_path(one, number)
         clicks = [{"x": float(c.col), "y": float(c.row), "positive": c.positive} for c in one.clicks]
-        passes = {"forward_passes": result["forward_passes"], "seconds": result["seconds"]}
-        rows.append({"image": one.image, "object": one.name, "mask": path, "clicks": clicks, **figures, **passes})
+        rows.append({**result, "image": one.image, "object": one.name, "mask": path, "clicks": clicks, **figures})
         height, width = segmentation["size"]
         record = {"id": len(images) + 1, "file_name": one.image, "width": width, "height": height}
         image_id = images.setdefault(one.image, record)["id"]

@@ -69,7 +69,6 @@ class Predictor:
         self._pixels: np.ndarray | None = None
         self._tensor: torch.Tensor | None = None
         self._object: ClickedObject | None = None
-        self._last: tuple[np.ndarray, int] | None = None  # logits that predict gave, after so many additions of clicks
 
     @classmethod
     def load(
@@ -138,7 +137,6 @@ class Predictor:
         """Begin a new object on the same image."""
         with self._lock:
             if self._tensor is not None:
-                self._last = None
                 size = (self._tensor.shape[1], self._tensor.shape[2])
                 self._object = ClickedObject(self._network, self._tensor, size, self.cfr, self.device)
 
@@ -206,8 +204,8 @@ class Predictor:
             point_labels: (N,), 1 positive, 0 negative.
             box: not known to this network; click the object's middle.
             mask_input: (H, W) or (1, H, W) float32 logits of the image: the map to begin from. All clicks then see it
-                at once, as one click does that refines it. The logits of the last call, with its clicks and more,
-                change nothing: the object goes on from that map anyway.
+                at once, as one click does that refines it. With the logits that the last call gave, its clicks and
+                more, the object goes on, one new click after the other.
             multimask_output: there is one mask.
             return_logits: logits in place of masks.
 
@@ -226,14 +224,15 @@ class Predictor:
         with self._lock:
             current = self._current()
             clicks = to_clicks(point_coords, point_labels, current.now.size)
-            if mask_input is not None and not self._goes_on(np.asarray(mask_input), clicks):
-                current.begin_with(np.asarray(mask_input))
-                current.add(clicks)
-            else:
+            if mask_input is None:
                 current.follow(clicks)
-            answer = self._answer(current.now, return_logits)
-            self._last = (answer[2], current.finished)
-            return answer
+            elif self._goes_on(start := np.asarray(mask_input), clicks):
+                for click in clicks[len(current.now.clicks) :]:
+                    current.add([click])
+            else:
+                current.begin_with(start)
+                current.add(clicks)
+            return self._answer(current.now, return_logits)
 
     def predict_objects(
         self,
@@ -257,9 +256,9 @@ class Predictor:
             size = self._current().now.size
             if len(point_coords) != len(point_labels) or not len(point_coords):
                 raise UserError(f"{len(point_coords)} objects have point_coords and {len(point_labels)} point_labels.")
-            assert self._pixels is not None
+            assert self._tensor is not None
             given = [
-                GivenClicks(number, self._pixels, to_clicks(coords, labels, size))
+                GivenClicks(number, self._tensor, to_clicks(coords, labels, size))
                 for number, (coords, labels) in enumerate(zip(point_coords, point_labels, strict=True))
             ]
             answers: dict[int, Answer] = {}
@@ -278,11 +277,10 @@ class Predictor:
             return self._model(image, prev_mask, points)
 
     def _goes_on(self, logits: np.ndarray, clicks: list[Click]) -> bool:
-        """Whether these are the logits of the last call, and its clicks and more."""
-        now = self._current().now.clicks
-        if self._last is None or self._last[1] != self._current().finished or clicks[: len(now)] != now:
-            return False
-        return np.array_equal(logits, self._last[0])
+        """Whether these are the logits of the object as it is, and its clicks and more."""
+        now = self._current().now
+        begun = bool(now.clicks) and clicks[: len(now.clicks)] == now.clicks
+        return begun and np.array_equal(logits, logits_of(now))
 
     def _current(self) -> ClickedObject:
         if self._object is None:
@@ -290,8 +288,11 @@ class Predictor:
         return self._object
 
     def _answer(self, now: Refinement, return_logits: bool) -> Answer:
-        probability = now.probability
-        logits = torch.logit(probability, eps=EDGE).cpu().numpy()[None]
-        mask = now.mask
-        score = expected_iou(probability.cpu().numpy(), mask)
+        logits, mask = logits_of(now), now.mask.copy()
+        score = expected_iou(now.probability.cpu().numpy(), mask)
         return logits if return_logits else mask[None], np.array([score], np.float32), logits
+
+
+def logits_of(now: Refinement) -> np.ndarray:
+    """(1, H, W) float32 logits of an object's map."""
+    return torch.logit(now.probability, eps=EDGE).cpu().numpy()[None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,7 +215,8 @@ class Trainer:
         evaluated = parallel.whole_model(model).eval()
         if evaluated is not model:  # a gathered copy
             evaluated.register_forward_hook(self.pulse.move)
-        parts: list[Any] = [self.validate(evaluated, self.rank, self.world)]
+        with ClickSegmenter.uncompiled() if self.run.train.compile else nullcontext():
+            parts: list[Any] = [self.validate(evaluated, self.rank, self.world)]
         if self.world > 1:
             mine, parts = parts[0], [None] * self.world
             dist.all_gather_object(parts, mine)

@@ -95,7 +95,7 @@ def test_what_is_refused_before_any_work(made: Path, changes: dict[str, Any], me
     ("factory", "message"),
     [
         ("nothing", "returns a object, which has no method set_image"),
-        ("fails", "the factory fails .*no weights"),
+        ("fails", r"the factory fails .*no weights, .*predictors\.py line \d+"),
         ("broken", r"masks are \(1, 5, \d+\), not \(C, \d+, \d+\)"),
     ],
 )

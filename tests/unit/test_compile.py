@@ -55,6 +55,13 @@ def test_compiled_parts_give_the_same_gradients_and_are_compiled_once() -> None:
     known = counters["stats"]["unique_graphs"]
     iter_mask_step(compiled, made_batch(), LOSS, 3, backward=torch.Tensor.backward)
     assert counters["stats"]["unique_graphs"] == known
+    batch = made_batch()
+    with compiled.uncompiled(), torch.no_grad():  # validation: a batch of another size
+        compiled(batch.image[:1], torch.zeros(1, 1, 64, 64), batch.points[:1])
+    assert counters["stats"]["unique_graphs"] == known
+    with torch.no_grad():
+        compiled(batch.image[:1], torch.zeros(1, 1, 64, 64), batch.points[:1])
+    assert counters["stats"]["unique_graphs"] > known, "a new size is compiled elsewhere"
 
 
 def test_a_machine_without_a_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from jobs import evaluate, train
+from jobs import evaluate, train, tune_icl
 from pipeline import Predictor, config
 from pipeline.errors import UserError
 from pipeline.predict.mlflow_model import REQUIREMENTS, write_mlflow_model
@@ -59,6 +59,7 @@ def mask_of(text: str) -> np.ndarray:
 def test_the_folder_holds_no_pickle_and_says_what_it_needs(made: Path) -> None:
     files = [str(path.relative_to(made / "model")) for path in (made / "model").rglob("*") if path.is_file()]
     assert "MLmodel" in files and "artifacts/checkpoint/model.safetensors" in files
+    assert len(files) < 12  # a store takes a request for each
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pth", ".pyc"))]
     needed = (made / "model" / "requirements.txt").read_text().split()
     assert {line.partition("==")[0] for line in needed} == {"mlflow", *REQUIREMENTS}
@@ -120,6 +121,7 @@ def test_a_run_that_failed_registers_nothing(store: config.Tracking, made: Path,
         (train, ["tiny", "--tracking.register", "a/b"], "holds no / : or @"),
         (train, ["tiny", "--tracking.register", "a", "--no-tracking"], "leave out --no-tracking"),
         (evaluate, ["--checkpoint", "small", "--data", "a=b", "--tracking.register", "a"], "is of jobs.train"),
+        (tune_icl, ["tiny", "--trials", "2", "--tracking.register", "a"], "is of jobs.train"),
     ],
 )
 def test_where_nothing_can_be_registered(job: Any, words: list[str], message: str, tmp_path: Path) -> None:

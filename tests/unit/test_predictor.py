@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline import Predictor
 from pipeline.config import Cfr, Eval
@@ -159,6 +156,14 @@ def test_mask_input_is_the_previous_map() -> None:
     assert np.array_equal(predictor.probability, first)
     predictor.undo()
     np.testing.assert_allclose(predictor.probability, 1 / (1 + np.exp(-logits[0])), atol=1e-6)
+    predictor.predict([[40, 40]], [1], mask_input=logits)
+    there = predictor.click(5, 5, False)
+    further = predictor.probability
+    predictor.undo()
+    on, _, _ = predictor.predict([[40, 40], [5, 5]], [1, 0], mask_input=onward)  # from the map as it is
+    assert np.array_equal(on[0], there) and np.array_equal(predictor.probability, further)
+    on[:] = ~on  # an answer is the caller's own
+    assert np.array_equal(predictor.mask, there)
     assert np.array_equal(predictor.predict([[40, 40]], [1])[0], plain)  # a call without it begins anew
     shown, _, _ = predictor.predict([[40, 40]], [1], return_logits=True)
     assert shown.dtype == np.float32
@@ -215,30 +220,6 @@ def test_load_from_a_folder(tmp_path: Path) -> None:
     predictor = Predictor.load(write_checkpoint(tmp_path / "checkpoint"), cfr_steps=1, adaptive=True)
     assert (predictor.cfr.crop, predictor.cfr.steps, predictor.cfr.adaptive) == (SIDE, 1, True)
     assert predictor.info is not None and predictor.info.step == 7
-
-
-def test_images_of_every_kind_are_the_same_picture(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown a quarter turn clockwise
-    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    (tmp_path / "turned.png").write_bytes(buffer.getvalue())
-    turned = np.rot90(pixels, -1)
-    for given_image in (
-        buffer.getvalue(),
-        str(tmp_path / "turned.png"),
-        tmp_path / "turned.png",
-        f"file://{tmp_path / 'turned.png'}",
-        Image.open(tmp_path / "turned.png"),
-    ):
-        predictor = Predictor(MODEL, Cfr(crop=SIDE))
-        predictor.set_image(given_image)
-        assert np.array_equal(predictor.overlay(), turned)
-    predictor.set_image(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), "BGR")
-    assert np.array_equal(predictor.overlay(), pixels)
-    assert predictor.click(10, 10).shape == (40, 60)
-    assert not np.array_equal(predictor.overlay(), pixels)
 
 
 def test_threads_with_predictors_of_their_own() -> None:
