@@ -18,15 +18,18 @@ from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import object_strip
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
 from pipeline.storage.json_files import write_json
+from pipeline.tracking.contents import DIGEST, SETTINGS, DataInput
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.store_uri import resolve_tracking
 
+WAIT = 3.0  # seconds that such a run may take to be made, and what is known of it to be sent
+
 
 class EvaluationLog:
-    """The tracking side of one evaluation."""
+    """The tracking side of one evaluation: a run, and where it has several settings a child run for each."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, checked: CheckedEvaluation) -> None:
+        self.run, self.checked = run, checked
 
     def about(self) -> dict[str, Any]:
         """What the summary says besides the results."""
@@ -45,6 +48,32 @@ class EvaluationLog:
                     reason = describe(error)
                     print(f"report: the picture of {what} could not be drawn ({reason})", flush=True)
         write_report(evaluation.out, evaluation.summary, evaluation.objects, pictures)
+        self._track(evaluation.summary)
+
+    def _track(self, summary: dict[str, Any]) -> None:
+        """Say what was evaluated on, and give each of several settings a run, so that MLflow's pages compare them.
+
+        While the evaluation's own run does not exist there is nothing to be a child of: the same command makes them.
+        """
+        self.run.data(_inputs(summary))
+        if len(self.checked.settings) < 2 or self.run.run_id is None:
+            return
+        for setting in self.checked.settings:
+            out = storage.join(self.checked.out, SETTINGS, setting.label)
+            own = [entry for entry in summary["results"] if Setting.of(entry) == setting]
+            write_json(storage.join(out, "summary.json"), {**summary, "results": own})
+            child = open_run(
+                self.checked.config.tracking,
+                kind="evaluate",
+                name=f"{setting.name} of {self.checked.out.rsplit('/', 1)[-1]}",
+                params={**_params(self.checked), **_numbers(setting)},
+                tags=_tags(self.checked),
+                out=out,
+                parent=self.run.run_id,
+                wait=WAIT,
+            )
+            child.data(_inputs(summary))
+            child.close(timeout=WAIT)
 
 
 def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
@@ -58,23 +87,52 @@ def with_comparison(evaluation: Evaluation, earlier: Earlier) -> Evaluation:
 @contextlib.contextmanager
 def tracked(checked: CheckedEvaluation) -> Iterator[EvaluationLog]:
     """An evaluation's MLflow run; the same output folder continues the same run."""
-    info, out = checked.checkpoint, checked.out
+    out = checked.out
+    tracking = resolve_tracking(checked.config.tracking, fallback_root=out.rsplit("/", 1)[0])
+    checked = replace(checked, config=replace(checked.config, tracking=tracking))
+    one = _numbers(checked.settings[0]) if len(checked.settings) == 1 else {}
+    with open_run(
+        tracking,
+        kind="evaluate",
+        name=tracking.name or f"evaluate {out.rsplit('/', 1)[-1]}",
+        params={**_params(checked), **one, "settings": ", ".join(setting.name for setting in checked.settings)},
+        tags=_tags(checked),
+        out=out,
+        wait=0.0,  # nothing needs the run before the work is done
+    ) as run:
+        yield EvaluationLog(run, checked)
+
+
+def _params(checked: CheckedEvaluation) -> dict[str, Any]:
+    """What tells two evaluations apart, but for the settings."""
+    info = checked.checkpoint
+    made = {"recipe": info.config.recipe if info.config else None, "checkpoint.step": info.step}
+    known = {name: value for name, value in made.items() if value is not None}
+    shared = {n: v for n, v in options(checked.config).items() if n not in ("cfr.clicks", "cfr.adaptive")}
+    return {"checkpoint": info.uri, **known, **shared, "data": ", ".join(source.name for source in checked.sources)}
+
+
+def _numbers(setting: Setting) -> dict[str, Any]:
+    return {"cfr.steps": setting.steps, "cfr.clicks": setting.clicks, "cfr.adaptive": setting.adaptive}
+
+
+def _tags(checked: CheckedEvaluation) -> dict[str, str]:
+    info = checked.checkpoint
     tags = {"checkpoint": info.uri, "checkpoint_sha256": info.sha256}
     if info.mlflow_run:
         tags["training_run"] = info.mlflow_run
     if info.config:
         tags["recipe"] = info.config.recipe
-    steps, data = list(checked.config.cfr_steps), [source.name for source in checked.sources]
-    with open_run(
-        resolve_tracking(checked.config.tracking, fallback_root=out.rsplit("/", 1)[0]),
-        kind="evaluate",
-        name=checked.config.tracking.name or f"evaluate {out.rsplit('/', 1)[-1]}",
-        params={**options(checked.config), "cfr.steps": steps, "data": data},
-        tags=tags,
-        out=out,
-        wait=0.0,  # nothing needs the run before the work is done
-    ) as run:
-        yield EvaluationLog(run)
+    return tags
+
+
+def _inputs(summary: dict[str, Any]) -> list[DataInput]:
+    """The data sets, as MLflow knows them."""
+    content = summary["content"]
+    return [
+        DataInput(name, data["uri"], content[name][:DIGEST], "test", data["images"], data["objects"])
+        for name, data in summary["data"].items()
+    ]
 
 
 def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPicture:

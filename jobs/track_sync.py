@@ -2,9 +2,9 @@
 
     python -m jobs.track_sync OUT [OUT ...] [--uri URI]
 
-OUT is the output folder or URI of a job; of a sweep, its trials are sent as well. Values that MLflow has are not sent
-again. A folder that a running job writes to is left to it. Exit code 0: nothing is left; 1: the server is still away;
-2: a mistake.
+OUT is the output folder or URI of a job; the trials of a sweep and the settings of an evaluation are sent as well.
+Values that MLflow has are not sent again. A folder that a running job writes to is left to it. Exit code 0: nothing is
+left; 1: the server is still away; 2: a mistake.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.redact import mask_uris
 
 if TYPE_CHECKING:
-    from pipeline.tracking.run import Outcome
+    from pipeline.tracking.replay import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,23 @@ def sync(place: str, uri: str) -> Iterator[Outcome]:
         UserError: there is no tracked run, or its store needs an address.
     """
     # Not above: these bring torch, which takes a second, and --help and a wrong option do not need it.
-    from pipeline.tracking.contents import IDENTITY, read_identity
-    from pipeline.tracking.run import replay
+    from pipeline.tracking.contents import IDENTITY, SETTINGS, read_identity
+    from pipeline.tracking.replay import replay
     from pipeline.tune.icl_folder import TRIALS
 
     if read_identity(place) is None:
         raise UserError(f"There is no tracked run here: it holds no {IDENTITY}.")
     sweep = place.rpartition(f"/{TRIALS}/")[0]  # whose job writes the folders of its trials
     writer = sweep if sweep and storage.exists(storage.join(sweep, IDENTITY)) else place
-    trials = [trial for trial in storage.list_folders(storage.join(place, TRIALS)) if read_identity(trial)]
+    below = [folder for name in (TRIALS, SETTINGS) for folder in storage.list_folders(storage.join(place, name))]
+    children = [folder for folder in below if read_identity(folder)]
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lease.held(writer, "jobs.track_sync"))
         except lease.Busy as busy:
             print(f"{busy} It sends what is left itself.", flush=True)
             return
-        for out in (place, *trials):
+        for out in (place, *children):
             outcome = replay(out, uri)
             why = f"; the rest is left: {outcome.why}" if outcome.why else ""
             said = f"{outcome.values} values and {outcome.files} files sent to {outcome.uri}{why}"

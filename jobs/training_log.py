@@ -20,7 +20,8 @@ from pipeline.model.checkpoints import read_state
 from pipeline.report.environment import describe_environment
 from pipeline.report.overlay import overlay, strip, training_picture
 from pipeline.report.training_report import shown, write_training_report
-from pipeline.tracking.contents import MODEL, checkpoint_tags
+from pipeline.storage.json_files import write_json
+from pipeline.tracking.contents import MODEL, SUMMARY, checkpoint_tags, prepared_input
 from pipeline.tracking.run import open_run
 from pipeline.train.mailbox import Event
 from pipeline.train.run_folder import PICTURES, MetricsFile
@@ -54,6 +55,9 @@ class TrainingLog:
             params=config_io.flatten(run),
             **self.about,
         )
+        if run.tracking.enabled:
+            given = (("train", run.data.train), ("val", run.data.val))
+            self.tracked.data([prepared_input(uri, context) for context, uri in given if uri])
         return self
 
     def __exit__(
@@ -86,6 +90,11 @@ class TrainingLog:
         rows = [row for row in self.metrics.lines if any(k.startswith("val/") for k in row)]
         return {k: v for k, v in rows[-1].items() if k.startswith("val/")} if rows else {}
 
+    def _scores(self, step: int) -> dict[str, float]:
+        """The validation's metrics at a step, without their prefix."""
+        rows = [row for row in self.metrics.lines if row["step"] == step]
+        return {k.removeprefix("val/"): v for row in rows for k, v in row.items() if k.startswith("val/")}
+
     def _report(self) -> None:
         """Write the report beside the checkpoints; of a sweep's trial the sweep's report tells."""
         out = self.run.out
@@ -94,6 +103,7 @@ class TrainingLog:
         saved = complete_checkpoints(out)
         data = {"train": self.run.data.train, "validation": self.run.data.val}
         environment = describe_environment()
+        best = read_state(saved[-1])["best"] if saved else None
         summary = {
             "recipe": self.run.recipe,
             "out": out,
@@ -102,7 +112,8 @@ class TrainingLog:
             "data": {name: uri for name, uri in data.items() if uri},
             "options": config_io.flat_masked(self.run),
             "checkpoints": [step_of(uri) for uri in saved],
-            "best": read_state(saved[-1])["best"] if saved else None,
+            "best": best,
+            "result": {"step": best[1], **self._scores(best[1])} if best else None,
             "command": environment["command"],
             "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "environment": environment,
@@ -113,6 +124,7 @@ class TrainingLog:
             for uri in storage.list_files(storage.join(out, PICTURES), ".png")
         }
         pictures = {name: storage.read_bytes(drawn[name]) for name in shown(drawn)}
+        write_json(storage.join(out, SUMMARY), summary)
         write_training_report(out, summary, self.metrics.lines, pictures)
 
     def _model(self) -> None:
@@ -126,7 +138,7 @@ class TrainingLog:
         storage.remove(folder)
         write_mlflow_model(checkpoint_uri(self.run.out, step), storage.join(folder, f"step_{step:08d}"))
         if name := self.run.tracking.register:
-            scores = {k.removeprefix("val/"): f"{v:.4f}" for k, v in self.last_scores().items()}
+            scores = {f"val.{name}": f"{value:.4f}" for name, value in self._scores(step).items()}
             data = {f"data.{name}": uri for name, uri in (("train", self.run.data.train), ("val", self.run.data.val))}
             self.tracked.model(name, {"recipe": self.run.recipe, "step": str(step), **scores, **data})
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.tune_log import SweepLog, about_sweep, print_best, tracked
 from pipeline.evaluate.results import passes
+from pipeline.tracking.contents import DataInput, digest
 from pipeline.tune.cfr_request import CheckedSweep, identity
 from pipeline.tune.cfr_sweep import Sweep, by_object, rows_of
 from pipeline.tune.summary import summary_of
@@ -36,6 +37,8 @@ class CfrLog:
         Raises:
             UserError: every trial failed.
         """
+        datasets = [(d.name, d.uri, digest(d.marks), "test", d.images, d.objects) for d in sweep.datasets]
+        self.log.run.data([DataInput(*data) for data in datasets])
         summary = {**about_sweep(), **_about(sweep), **_summary(sweep)}
         return self.log.finish(summary, sweep.trials, self.checked.space, self.checked.objectives)
 
@@ -79,7 +82,8 @@ def tracked_cfr(checked: CheckedSweep) -> Iterator[CfrLog]:
     params = {f"space.{name}": text for name, text in checked.space.to_dict().items()}
     params |= {"search": config.search, "objectives": list(config.objectives), "trials": config.trials}
     params |= {"seed": config.search_seed, "generation": checked.generation}
-    params["data"] = [source.name for source in checked.sources]
+    params["data"] = ", ".join(source.name for source in checked.sources)
+    params["checkpoint"] = info.uri
     with tracked(checked.out, config.tracking, params, tags) as log:
         yield CfrLog(checked, log)
 

@@ -12,6 +12,7 @@ from jobs.training_log import TrainingLog
 from jobs.tune_log import SweepLog, about_sweep, tracked
 from pipeline import config
 from pipeline.config import io as config_io
+from pipeline.tracking.contents import prepared_input
 from pipeline.tune.icl_request import CheckedIcl, identity
 from pipeline.tune.icl_sweep import IclSweep
 from pipeline.tune.icl_trial import OpenLog
@@ -79,5 +80,8 @@ def tracked_icl(checked: CheckedIcl) -> Iterator[IclLog]:
     params |= {"search_seed": asked.search_seed, "grace": checked.grace, "reduction": asked.reduction}
     params |= {n: v for n, v in config_io.flatten(checked.run).items() if n not in checked.space.searched}
     tags = {"recipe": checked.run.recipe, "sweep": "icl"}
+    data = checked.run.data
     with tracked(checked.out, checked.run.tracking, params, tags) as log:
+        if checked.run.tracking.enabled:
+            log.run.data([prepared_input(uri, context) for uri, context in ((data.train, "train"), (data.val, "val"))])
         yield IclLog(checked, log)

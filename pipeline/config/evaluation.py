@@ -64,9 +64,12 @@ class Tracking:
     experiment: str = "cfr-icl"  # MLflow experiment
     name: str = ""  # Name of the run; empty: recipe and output folder
     enabled: bool = True  # Log to MLflow; --no-tracking for short
+    system_metrics: float = 10.0
+    """Seconds between two looks at CPU, memory and GPUs of the machine on which the job runs; 0: none."""
     register: str = ""  # Of a training: name of the registered model that its model becomes a version of
 
     def __post_init__(self) -> None:
+        check(self.system_metrics >= 0, f"--tracking.system-metrics is seconds, not {self.system_metrics}.")
         check(self.enabled or not self.register, "--tracking.register needs MLflow: leave out --no-tracking.")
         fine = not set(self.register) & set("/:@")
         check(fine, f"--tracking.register {self.register!r}: a model's name in MLflow holds no / : or @.")

@@ -46,6 +46,7 @@ class PredictorInfo:
     sha256: str
     folder: str
     format: Literal["predictor"] = "predictor"
+    step: None = None
     model: None = None
     config: None = None
     mlflow_run: None = None

@@ -118,7 +118,10 @@ def _summary(
         "schema_version": 1,
         "checkpoint": checked.checkpoint.to_dict(),
         "options": options(config),
-        "data": {d.name: {"uri": s.uri, "source": d.source} for d, s in zip(datasets, checked.sources, strict=True)},
+        "data": {
+            data.name: {"uri": source.uri, "source": data.source, "images": data.images, "objects": data.objects}
+            for data, source in zip(datasets, checked.sources, strict=True)
+        },
         "content": {d.name: checksum(d.marks) for d in datasets},
         "left_out": _left_out(checked, datasets, rejected),
         "rejected": {d.name: reasons for d in datasets if (reasons := results.reasons(rejected, d.name))},

@@ -10,6 +10,10 @@ import tempfile
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
 
 from pipeline import storage
 from pipeline.model.checkpoints import load_model, write_weights
@@ -75,6 +79,7 @@ def write_mlflow_model(checkpoint: str, out: str) -> None:
                     python_model=str(CODE),
                     artifacts={name: f"{folder}/{name}" for name in (CHECKPOINT, PACKAGE_FILE)},
                     signature=ModelSignature(inputs, outputs, params),
+                    input_example=_example(),
                     pip_requirements=requirements(),
                 )
         except BaseException:
@@ -84,6 +89,15 @@ def write_mlflow_model(checkpoint: str, out: str) -> None:
         storage.remove(out)
         for path in files:
             storage.write_bytes(storage.join(out, str(path.relative_to(f"{folder}/model"))), path.read_bytes())
+
+
+def _example() -> Any:
+    """A row of the input: a grey picture, and a click on it."""
+    import pandas as pd
+
+    ok, data = cv2.imencode(".png", np.full((32, 32, 3), 128, np.uint8))
+    assert ok
+    return pd.DataFrame([{"image": data.tobytes(), "clicks": [[16, 16, 1]]}])
 
 
 def _zip_package(path: Path) -> None:

@@ -1,132 +1,23 @@
-"""MLflow's side of tracking: the store, finding or creating the run, sending records. Used from a background thread."""
+"""MLflow's side of tracking: finding or creating the run, sending records. Used from a background thread."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import logging
+import json
 import math
-import os
-import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.redact import check_secrets, mask_uris, mask_value
-from pipeline.tracking.contents import Identity, Values
-from pipeline.tracking.store_uri import sqlite_path
+from pipeline.redact import mask_uris
+from pipeline.tracking.contents import DataInput, Identity, Values
+from pipeline.tracking.description import describe_version
+from pipeline.tracking.mlflow_client import clean_name, client_of, experiment_of, page
 
 KEY_TAG = "cfr_icl.key"
-MAX_TEXT = 6000  # MLflow's limit for a parameter; its limit for a tag is 8000
+USER_TAG = "mlflow.user"
 MAX_METRICS = 1000  # values of one log_batch request
 MAX_NAMES = 100  # parameters or tags of one request
-_BAD_NAME = re.compile(r"[^/\w.\- :]")
-_REFUSALS = {
-    "INVALID_PARAMETER_VALUE",
-    "BAD_REQUEST",
-    "MALFORMED_REQUEST",
-    "INVALID_STATE",
-    "ENDPOINT_NOT_FOUND",
-    "NOT_IMPLEMENTED",
-    "RESOURCE_ALREADY_EXISTS",
-}
-
-
-class Refused(Exception):
-    """The store understood and will never take this record; sending it again is no use."""
-
-
-class RunMissing(Exception):
-    """The store answers but no longer has the run."""
-
-
-def clean_name(name: str) -> str:
-    """A metric, parameter or tag name with characters that MLflow refuses (such as the @ of NoC@90) replaced by _."""
-    return _BAD_NAME.sub("_", name)[:250]
-
-
-def text_of(name: str, value: Any) -> str:
-    """A parameter or tag as MLflow takes it: no credentials, at most `MAX_TEXT` characters with a note when cut."""
-    text = mask_value(name, value)
-    if len(text) <= MAX_TEXT:
-        return text
-    note = f" ... (cut; {len(text)} characters)"
-    return text[: MAX_TEXT - len(note)] + note
-
-
-def set_client_environment() -> None:
-    """Make MLflow's HTTP client give up soon: with its defaults one call to a dead server blocks for four minutes.
-
-    No retries of its own, because our thread tries again anyway, and looks first whether a run that it asked for was
-    made though the answer came too late; the client would just ask for another. A user's own values are kept. MLflow
-    reads these variables at each request.
-    """
-    check_secrets("MLFLOW_", "DATABRICKS_")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
-
-
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (made when absent, and never removed), waiting for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    # Migrations and retries: we say what matters, once. After the import, which sets levels of its own.
-    for name in ("mlflow", "mlflow.store.db.utils", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    path = sqlite_path(uri)
-    if path is None:
-        return MlflowClient(uri)
-    # The first client of a SQLite file creates its tables, and two that do so at once crash each other.
-    with file_lock(path.with_name(path.name + "-lock")):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-def _experiment(client: Any, name: str, uri: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    path = sqlite_path(uri)
-    location = None if path is None else (path.parent / "mlartifacts" / clean_name(name).replace("/", "_")).as_uri()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        found = client.get_experiment_by_name(name)  # somebody was quicker
-    if found.lifecycle_stage == "deleted":
-        print(f"tracking: experiment {name!r} had been deleted; it is restored to hold this run", flush=True)
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
-
-
-def translate(error: Exception) -> Exception:
-    """`Refused` or `RunMissing` for errors that retrying does not mend, else the error itself."""
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
-    if isinstance(error, HTTPError):  # from artifact stores
-        status = error.response.status_code if error.response is not None else 0
-        return Refused(str(error)) if status in (400, 404, 405, 413) else error
-    if isinstance(error, MlflowException):
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return RunMissing(str(error))
-        if error.error_code in _REFUSALS:
-            return Refused(str(error))
-    return error
 
 
 class OpenRun:
@@ -148,13 +39,14 @@ class OpenRun:
             reopen: set a finished run to RUNNING again.
             still: raises when nobody wants the run any more: an answer that came late must not make it a second time.
         """
-        self.client = _client(uri)
+        self.client = client_of(uri)
         run = self._find(identity, uri)
         self.created = run is None
         if run is None:
-            experiment = _experiment(self.client, identity.experiment, uri)
+            experiment = experiment_of(self.client, identity.experiment, uri)
             still()
-            run = self.client.create_run(experiment, identity.began, {KEY_TAG: identity.key}, identity.name)
+            first = {name: text for name, text in identity.tags.items() if name == USER_TAG}  # taken here or never
+            run = self.client.create_run(experiment, identity.began, {KEY_TAG: identity.key, **first}, identity.name)
         elif reopen and run.info.status != "RUNNING":
             still()
             self.client.update_run(run.info.run_id, status="RUNNING")
@@ -162,6 +54,8 @@ class OpenRun:
         identity.run_id = self.run_id
         self.values = 0
         self._key, self._experiment_id = identity.key, run.info.experiment_id
+        identity.experiment_id = self._experiment_id
+        self._inputs = {(known.dataset.name, known.dataset.digest) for known in run.inputs.dataset_inputs}
         self._tags: dict[str, str] = dict(run.data.tags)
         self._params: set[str] = set(run.data.params)
         # The newest value and the highest step of each key (MLflow's public API gives values only, or whole histories),
@@ -187,7 +81,7 @@ class OpenRun:
             if run is not None and run.info.lifecycle_stage == "active":
                 return run
             print(f"tracking: run {identity.run_id} is no longer in the store; a new run is made", flush=True)
-        found = self._of_key(_experiment(self.client, identity.experiment, uri), identity.key)
+        found = self._of_key(experiment_of(self.client, identity.experiment, uri), identity.key)
         return min(found, key=lambda run: (not run.data.metrics, run.info.run_id), default=None)
 
     def _of_key(self, experiment: str, key: str) -> list[Any]:
@@ -246,6 +140,41 @@ class OpenRun:
             self.client.log_batch(self.run_id, tags=[RunTag(name, text) for name, text in part])
             self._tags.update(part)
 
+    def send_inputs(self, inputs: Sequence[DataInput]) -> None:
+        """Send the data sets that the run does not have."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        new = [one for one in inputs if (one.name, one.digest) not in self._inputs]
+        found = []
+        for one in new:
+            kind, separator, _ = one.uri.partition("://")
+            profile = json.dumps({"rows": one.rows, "objects": one.objects})
+            source = json.dumps({"uri": one.uri})
+            held = Dataset(one.name, one.digest, kind if separator else "local", source, None, profile)
+            found.append(DatasetInput(held, [InputTag(MLFLOW_DATASET_CONTEXT, one.context)]))
+        if found:
+            self.client.log_inputs(self.run_id, datasets=found)
+            self._inputs.update((one.name, one.digest) for one in new)
+
+    def page_of(self, run_id: str) -> str:
+        """Address of the page of another run, from the page of this one; "" when the store does not have it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return page(self.client.get_run(run_id).info.experiment_id, run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return ""
+            raise
+
+    def tag_models_of(self, run_id: str, tags: dict[str, str]) -> None:
+        """Tag the versions of registered models that a training run made."""
+        for version in self.client.search_model_versions(f"run_id='{run_id}'"):
+            for name, text in tags.items():
+                if version.tags.get(name) != text:
+                    self.client.set_model_version_tag(version.name, version.version, name, text)
+
     def send_status(self, status: str, milliseconds: int) -> None:
         self._remove_twins()
         self.client.set_terminated(self.run_id, status=status, end_time=milliseconds)
@@ -274,7 +203,9 @@ class OpenRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{folder}"
-        return str(self.client.create_model_version(name, source, run_id=self.run_id, tags=tags).version)
+        version = str(self.client.create_model_version(name, source, run_id=self.run_id, tags=tags).version)
+        self.client.update_model_version(name, version, describe_version(name, version, tags))
+        return version
 
     def files_beside(self, names: Sequence[str]) -> set[str]:
         """Names of the files that the run has in the folders of some."""
@@ -290,7 +221,3 @@ class OpenRun:
             self.client.log_artifact(
                 self.run_id, str(path), None if parts.parent == PurePosixPath() else str(parts.parent)
             )
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)

@@ -13,13 +13,13 @@ machine.
 
 from __future__ import annotations
 
+import getpass
 import importlib
-import os
 import shlex
 import threading
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -27,10 +27,12 @@ from pipeline import config, storage
 from pipeline.errors import Unavailable, UserError
 from pipeline.redact import mask_uris
 from pipeline.report.environment import environment_tags
-from pipeline.tracking.contents import Identity, Values, read_identity, write_identity
-from pipeline.tracking.mlflow_store import clean_name, now_ms, text_of
+from pipeline.tracking.contents import DESCRIPTION, DataInput, Identity, Values, read_identity, write_identity
+from pipeline.tracking.machine import MachineWatch
+from pipeline.tracking.mlflow_client import clean_name, now_ms, page, text_of
+from pipeline.tracking.mlflow_store import USER_TAG
 from pipeline.tracking.sender import Sender, SenderThread
-from pipeline.tracking.store_uri import resolve_tracking
+from pipeline.tracking.store_uri import resolve_tracking, sqlite_path
 
 Kind = Literal["prepare", "train", "evaluate", "tune"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -42,15 +44,21 @@ class Run:
     As a context manager it closes as FINISHED, FAILED on an exception, KILLED on SystemExit or KeyboardInterrupt.
     """
 
-    def __init__(self, uri: str = "", out: str = "", identity: Identity | None = None) -> None:
+    def __init__(
+        self, uri: str = "", out: str = "", identity: Identity | None = None, watch_seconds: float = 0.0
+    ) -> None:
         """Use `open_run`. Without an identity the run does nothing: tracking is off."""
         self.uri = mask_uris(uri)
         self._out, self._identity = out, identity
         self._open = identity is not None
+        self._watch: MachineWatch | None = None
         if identity is not None:
             self._sender = Sender(uri, out, identity, live=True)
             self._thread = SenderThread(self._sender)
             self._thread.start()
+            if watch_seconds:
+                self._watch = MachineWatch(watch_seconds, self._machine)
+                self._watch.start()
 
     @property
     def run_id(self) -> str | None:
@@ -96,6 +104,24 @@ class Run:
             self._identity.register, self._identity.model_tags, self._identity.version = name, _texts(tags), ""
             self._note()
 
+    def data(self, inputs: Sequence[DataInput]) -> None:
+        """Say which data sets the run uses."""
+        if self._open and self._identity is not None:
+            self._identity.inputs = [asdict(replace(one, uri=mask_uris(one.uri))) for one in inputs]
+            self._note()
+
+    @property
+    def where(self) -> str:
+        """How to see the run in a browser; "" while the store was never reached."""
+        known = self._identity
+        if known is None or not known.run_id:
+            return ""
+        address = page(known.experiment_id, known.run_id)
+        if sqlite_path(self.uri) is not None:
+            store = shlex.quote(self.uri)
+            return f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/{address}"
+        return f"{self.uri}/{address}" if self.uri.startswith("http") else f"run {known.run_id} in {self.uri}"
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything is sent, at most `timeout` seconds. Returns whether it was."""
         return not self._open or self._thread.flush(timeout)
@@ -109,6 +135,8 @@ class Run:
         if not self._open or self._identity is None:
             return True
         self._open = False
+        if self._watch is not None:
+            self._watch.stop()
         self._identity.status, self._identity.ended = status, now_ms()
         self._note()
         self._sender.ended = True
@@ -116,6 +144,8 @@ class Run:
         sent = self._thread.stop(timeout)
         if sent:
             self._note()
+            if "mlflow.parentRunId" not in self._identity.tags:
+                print(f"MLflow: {self.where}", flush=True)
         else:
             print(
                 f"tracking: {self.uri} did not take everything in time; the rest is sent by "
@@ -124,6 +154,13 @@ class Run:
                 flush=True,
             )
         return sent
+
+    def _machine(self, values: dict[str, float]) -> None:
+        """Log system metrics; steps are seconds since the run began, so that a continued run goes on with them."""
+        assert self._identity is not None
+        now = now_ms()
+        self._sender.put(Values((now - self._identity.began) // 1000, now, values, held=False))
+        self._thread.notice()
 
     def _note(self) -> None:
         """Say in the output folder how far things are; what it cannot take is said again by whoever continues."""
@@ -167,7 +204,7 @@ def open_run(
         params: dotted names to values; credentials in them are masked, long values cut with a note. Of one that had
             another value before the first one stays, and the new value becomes a tag.
         out: the run's output folder or URI; this process is the only one that writes there.
-        tags: more tags; kind, output, commit, versions, host shape and command line are added.
+        tags: more tags; kind, output, user, commit, versions, host shape and command line are added.
         parent: MLflow id of the run this one is shown under.
         wait: seconds to wait at most for the run to exist (a store that refuses is not waited for).
 
@@ -180,9 +217,11 @@ def open_run(
     if not tracking.enabled:
         return Run()
     uri, out = resolve_tracking(tracking).uri, storage.absolute(out)
-    all_tags = {"kind": kind, "out": out, **environment_tags(), **(tags or {})}
+    all_tags = {"kind": kind, "out": out, **_user(), **environment_tags(), **(tags or {})}
     if parent:
         all_tags["mlflow.parentRunId"] = parent
+    else:
+        all_tags[DESCRIPTION] = f"Not finished yet ({kind}).\n\n    {all_tags['command']}"
     values, labels = _texts(params), _texts(all_tags)
     known = read_identity(out)
     if known is not None:
@@ -199,59 +238,18 @@ def open_run(
     identity.uri, identity.params, identity.tags = mask_uris(uri), values, labels
     identity.status, identity.ended = "", 0
     write_identity(out, identity)  # before anything is logged: from here on every machine knows the run
-    run = Run(uri, out, identity)
+    run = Run(uri, out, identity, tracking.system_metrics)
     run.wait(wait)
     return run
 
 
+def _user() -> dict[str, str]:
+    """Who runs this, as MLflow shows it; nothing for a user without a name, as in some containers."""
+    try:
+        return {USER_TAG: getpass.getuser()}
+    except (KeyError, OSError):
+        return {}
+
+
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {clean_name(name): text_of(name, value) for name, value in values.items()}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a replay.
-
-    Attributes:
-        uri: of the store, credentials masked.
-        values, files: sent.
-        why: the reason why something is left; "" when nothing is.
-    """
-
-    uri: str
-    values: int
-    files: int
-    why: str
-
-
-def replay(out: str, uri: str = "") -> Outcome:
-    """Send what an output folder holds of a run whose process has ended, and what the store lacks.
-
-    Args:
-        out: folder or URI with a tracked run (`read_identity`), to which no other process logs (`engine.lease`).
-        uri: tracking URI; empty: the one the run was logged to.
-
-    Raises:
-        UserError: a URI that needs credentials, which are kept nowhere.
-    """
-    out = storage.absolute(out)
-    identity = read_identity(out)
-    assert identity is not None
-    address = _address(uri, identity.uri)
-    if not identity.status:  # its process was killed without a word: the run would be "running" for ever
-        identity.status, identity.ended = "KILLED", now_ms()
-    sender = Sender(address, out, identity, live=False)
-    sender.ended = True
-    if sender.work():
-        write_identity(out, identity)
-    return Outcome(mask_uris(address), sender.values_sent, sender.files_sent, sender.failure)
-
-
-def _address(uri: str, masked: str) -> str:
-    """The tracking URI to use for a run whose URI without credentials is `masked`."""
-    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri and environment and mask_uris(environment) == masked:
-        return environment
-    if "***" in (uri or masked):
-        raise UserError(f"Give the tracking URI with its credentials, which are kept nowhere: --uri {uri or masked}")
-    return resolve_tracking(config.Tracking(uri=uri or masked)).uri

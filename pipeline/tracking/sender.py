@@ -17,7 +17,8 @@ from pipeline.errors import Unavailable, UserError
 from pipeline.redact import mask_credentials
 from pipeline.tracking import contents
 from pipeline.tracking.contents import Identity, Values
-from pipeline.tracking.mlflow_store import OpenRun, Refused, RunMissing, set_client_environment, translate
+from pipeline.tracking.mlflow_client import Refused, RunMissing, set_client_environment, text_of, translate
+from pipeline.tracking.mlflow_store import OpenRun
 
 GATHER_SECONDS = 0.5  # records that come within this time travel together
 RETRY_SECONDS = (1.0, 60.0)  # first and longest wait between two tries
@@ -119,6 +120,7 @@ class Sender:
                 self._identity.complete, self._all_files = -1, True
             self._send(run, run.send_params, [*self._identity.params.items()])
             self._send(run, run.send_tags, [*self._identity.tags.items()])
+            self._send_inputs(run)
             self._compare(run)
             self._run = run
         return self._run
@@ -143,13 +145,21 @@ class Sender:
                 self._compare(run)
                 self._gap = False
             self._send(run, run.send_metrics, [*contents.results(self._out, self._identity.ended)])
-            self._send(run, run.send_tags, [*contents.tags(self._out).items()])
+            told = self._call(lambda: contents.tags(self._out, run.page_of))
+            self._send(run, run.send_tags, [(name, text_of(name, text)) for name, text in told.items()])
+            self._send_inputs(run)
+            training, scores = contents.scored(self._out)
+            if training:
+                self._call(lambda: run.tag_models_of(training, scores))
             self._call(lambda: run.send_status(self._identity.status, self._identity.ended))
             self._closed, self._all_files = run, True
 
     def _send_metrics(self, run: OpenRun, records: Sequence[Values]) -> None:
         self._send(run, run.send_metrics, records)
-        self._last_step = max([self._last_step, *(record.step or 0 for record in records)])
+        self._last_step = max([self._last_step, *(record.step or 0 for record in records if record.held)])
+
+    def _send_inputs(self, run: OpenRun) -> None:
+        self._send(run, run.send_inputs, [contents.DataInput(**one) for one in self._identity.inputs])
 
     def _send_files(self) -> None:
         run = self._connected()

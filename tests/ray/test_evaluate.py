@@ -152,7 +152,8 @@ def test_a_raw_folder_is_prepared_on_the_way(made: Path, tmp_path: Path, ray_ses
     asked = request(made, tmp_path / "out", data=data, cfr_steps=(0,), batch_size=3, limit=4)
     done = evaluate(check(asked), dict)
     assert [(e["dataset"], e["objects"]) for e in done.summary["results"]] == [("davis", 4), ("blobs", 4)]
-    assert done.summary["data"]["davis"] == {"uri": str(tmp_path / "raw" / "eval"), "source": "davis"}
+    uri = str(tmp_path / "raw" / "eval")
+    assert done.summary["data"]["davis"] == {"uri": uri, "source": "davis", "images": 4, "objects": 4}
     row = done.objects.to_pylist()[0]
     seen = view(row, done.units, done.parts)
     assert seen.image.shape == (96, 128, 3) and (seen.truth == 1).any()
@@ -215,6 +216,18 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
     curve = client.get_metric_history(summary["mlflow_run"], "blobs/acfr0/mean_iou")
     assert sorted((m.step, m.value) for m in curve) == list(enumerate(summary["results"][0]["mean_iou"], start=1))
     assert "report.html" in [f.path for f in client.list_artifacts(summary["mlflow_run"])]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.tags[0].value) == ("blobs", "test")
+    assert json.loads(data.dataset.profile)["objects"] == summary["results"][0]["objects"]
+    children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    found = {child.data.params["cfr.steps"]: child.data.metrics for child in children}
+    for entry in summary["results"]:
+        assert found[str(entry["cfr_steps"])]["blobs/noc90"] == entry["noc"]["90"]
+        assert found[str(entry["cfr_steps"])]["noc90"] == entry["noc"]["90"]
+    assert {child.data.params["checkpoint"] for child in children} == {run.data.params["checkpoint"]}
+    command.job(args)  # finds everything there
+    again = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    assert {child.info.run_id for child in again} == {child.info.run_id for child in children}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_nothing_yet(out: str) -> None:
 
 
 def test_identity(out: str) -> None:
-    identity = Identity("key", "uri", "experiment", "name", 17, {"a": "1"}, {"b": "2"}, "id", "KILLED", 18, 5)
+    identity = Identity("key", "uri", "experiment", "name", 17, {"a": "1"}, {"b": "2"}, [], "id", "3", "KILLED", 18, 5)
     contents.write_identity(out, identity)
     assert contents.read_identity(out) == identity
     uri = storage.join(out, "tracking.json")
@@ -81,19 +81,23 @@ def test_metrics_of_an_earlier_version_have_the_time_of_the_run(out: str) -> Non
     assert [*contents.curves(out, 99)] == [Values(1, 99, {"a": 2.0})]
 
 
-def test_an_evaluation(out: str) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_an_evaluation(out: str, several: bool) -> None:
+    """Of one setting a figure is named by its data set alone, and the means over data sets are the run's result."""
     setting = {"dataset": "davis", "cfr_steps": 4, "cfr_clicks": 1, "adaptive": True}
     figures = {"noc": {"90": 5.5}, "nof": {"90": 2}, "iou_at": {"1": 0.5}, "mean_iou": [0.5, 0.75], "objects": 7}
     speed = {"seconds_per_click": 0.1, "objects_per_second": 2.0}
-    entries = [{**setting, **figures, **speed}, {**setting, "objects": 0}]
+    entries = [{**setting, **figures, **speed}, {**setting, "objects": 0, **({"cfr_steps": 0} if several else {})}]
     summary = {"results": entries, "passes": {"computed": 1}}
     storage.write_bytes(storage.join(out, "summary.json"), json.dumps(summary).encode())
     write(out, "report.html", "report.md", "report-figures/curves.png", "parts/x.parquet", "evaluation.json")
     named = {"noc90": 5.5, "nof90": 2, "iou1": 0.5, "objects": 7, **speed}
+    prefix = "davis/acfr4" if several else "davis"
     assert [*contents.results(out, 3)] == [
-        Values(None, 3, {f"davis/acfr4/{name}": value for name, value in named.items()}),
-        Values(1, 3, {"davis/acfr4/mean_iou": 0.5}),
-        Values(2, 3, {"davis/acfr4/mean_iou": 0.75}),
+        Values(None, 3, {f"{prefix}/{name}": value for name, value in named.items()}),
+        Values(1, 3, {f"{prefix}/mean_iou": 0.5}),
+        Values(2, 3, {f"{prefix}/mean_iou": 0.75}),
+        *([] if several else [Values(None, 3, {"noc90": 5.5, "iou1": 0.5})]),
     ]
     assert sorted(contents.files(out)) == ["report-figures/curves.png", "report.html", "report.md", "summary.json"]
 
@@ -102,7 +106,7 @@ def test_a_sweep(out: str) -> None:
     summary = {"trials": [], "best": {"objectives": {"noc90": 2.0}}, "passes": {"computed": 1, "separate": 2}}
     storage.write_bytes(storage.join(out, "summary.json"), json.dumps(summary).encode())
     write(out, "best.json", "settings/trial-0001.json", "trials.json")
-    expected = [{"passes_computed": 1, "passes_separate": 2}, {"best/noc90": 2.0}]
+    expected = [{"passes/computed": 1, "passes/separate": 2}, {"noc90": 2.0}]
     assert [*contents.results(out, 3)] == [Values(None, 3, values) for values in expected]
     assert sorted(contents.files(out)) == ["best.json", "summary.json"]
     summary = {"trials": [], "best": None}
@@ -116,7 +120,7 @@ def test_trials(out: str) -> None:
     icl_folder.write_ended(out, Trial(1, "done", {}, {}, {"noc90": 4.0}, curve=[0.5, 0.75]))
     icl_folder.write_ended(out, Trial(2, "failed", {}, {}, error="it was too large"))
     told = [[*contents.results(icl_folder.trial_uri(out, number), 3)] for number in range(3)]
-    assert told[0] == [Values(None, 3, {"final/noc90": 4.0})]
+    assert told[0] == [Values(None, 3, {"noc90": 4.0})]
     clicks = [Values(1, 3, {"mean_iou": 0.5}), Values(2, 3, {"mean_iou": 0.75})]
     assert told[1] == [Values(None, 3, {"noc90": 4.0}), *clicks]
     assert told[2] == [Values(None, 3, {})]

@@ -20,7 +20,7 @@ from pipeline import Predictor, config
 from pipeline.errors import UserError
 from pipeline.predict.mlflow_model import REQUIREMENTS, write_mlflow_model
 from pipeline.tracking.contents import model_folder, read_identity
-from pipeline.tracking.run import replay
+from pipeline.tracking.replay import replay
 from tests.made import write_checkpoint
 from tests.unit.test_tracking import start
 
@@ -93,6 +93,7 @@ def test_a_finished_run_registers_its_model_once(
     client = MlflowClient(store.uri)
     (version,) = client.search_model_versions("name='clicker'")
     assert (version.run_id, version.tags) == (run.run_id, {"recipe": "tiny"})
+    assert 'Predictor.load("models:/clicker/1")' in client.get_model_version("clicker", "1").description
     identity = read_identity(str(out))
     assert identity is not None and identity.version == "1"
     assert replay(str(out), store.uri).why == ""

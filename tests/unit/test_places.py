@@ -19,7 +19,8 @@ from pipeline import config, storage
 from pipeline.errors import UserError
 from pipeline.storage import s3_client
 from pipeline.tracking.contents import read_identity
-from pipeline.tracking.run import Run, open_run, replay
+from pipeline.tracking.replay import replay
+from pipeline.tracking.run import Run, open_run
 from pipeline.train.run_folder import MetricsFile
 from tests.faulty_s3 import forget_clients
 

@@ -26,7 +26,7 @@ from pipeline.redact import (
     mask_uris,
     mask_value,
 )
-from pipeline.tracking.mlflow_store import text_of
+from pipeline.tracking.mlflow_client import text_of
 
 # As generators of tokens make them; and with everything that needs a quotation somewhere.
 TOKENS = st.text(string.ascii_letters + string.digits + "+/=_-", min_size=8, max_size=60)

@@ -15,7 +15,7 @@ from jobs.track_sync import job
 from pipeline import config
 from pipeline.engine import lease
 from pipeline.errors import UserError
-from pipeline.tracking.mlflow_store import now_ms
+from pipeline.tracking.mlflow_client import now_ms
 from pipeline.tracking.run import Run, open_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,12 +68,12 @@ def test_a_run_that_ended_before_the_server_was_back(
     assert [(m.step, m.timestamp) for m in client.get_metric_history(run_id, "loss")] == [
         (step, 1000 + step) for step in range(20)
     ]
-    assert found.data.metrics["best/noc90"] == 2.0 and found.data.tags["out"] == out
+    assert found.data.metrics["noc90"] == 2.0 and found.data.tags["out"] == out
     assert [f.path for f in client.list_artifacts(run_id, "pictures")] == ["pictures/samples_1.png"]
     job([out, "--uri", store.uri])  # nothing is doubled
     assert capfd.readouterr().out == f"{out}: 0 values and 1 files sent to {store.uri}\n"
     assert client.get_run(run_id).info.end_time == found.info.end_time
-    assert len(client.get_metric_history(run_id, "best/noc90")) == 1
+    assert len(client.get_metric_history(run_id, "noc90")) == 1
 
 
 def test_sending_that_was_not_noted_is_repeated_without_doubles(store: config.Tracking, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_sending_that_was_not_noted_is_repeated_without_doubles(store: config.Tr
     job([str(folder), "--uri", store.uri])
     assert run_of(folder) == run_id, "found by its key"
     assert [m.step for m in client.get_metric_history(run_id, "loss")] == list(range(20))
-    assert [m.value for m in client.get_metric_history(run_id, "best/noc90")] == [2.0]
+    assert [m.value for m in client.get_metric_history(run_id, "noc90")] == [2.0]
     assert len(client.list_artifacts(run_id, "pictures")) == 1
     assert "continued.lr" not in client.get_run(run_id).data.tags
 

@@ -19,8 +19,9 @@ from mlflow.entities import Metric
 from pipeline import config
 from pipeline.config import io as config_io
 from pipeline.tracking.contents import read_identity
-from pipeline.tracking.mlflow_store import clean_name
-from pipeline.tracking.run import Run, open_run, replay
+from pipeline.tracking.mlflow_client import clean_name
+from pipeline.tracking.replay import replay
+from pipeline.tracking.run import Run, open_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
