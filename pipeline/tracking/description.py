@@ -46,8 +46,8 @@ def _training(summary: Mapping[str, Any]) -> str:
     lines = [f"Training of recipe **{summary['recipe']}**: {summary['step']} of {summary['steps']} steps; {data}."]
     if result := summary.get("result"):
         figures = {name: value for name, value in result.items() if name not in ("step", "objects")}
-        table = _table(["step", *figures], [[str(result["step"]), *map(_number, figures.values())]])
-        lines.append(f"Validation of the best checkpoint ({FEWER}):\n\n{table}")
+        table = _table(["step", *map(_named, figures)], [[str(result["step"]), *map(_number, figures.values())]])
+        lines.append(f"Validation of the best checkpoint. {FEWER}\n\n{table}")
     return "\n\n".join(lines)
 
 
@@ -74,7 +74,10 @@ def _sweep(summary: Mapping[str, Any], checkpoint_page: str) -> str:
     lines = [f"Search of settings{of}: {len(summary['trials'])} trials, each a run below this one."]
     if best := summary["best"]:
         found = {trial["id"]: trial for trial in summary["trials"]}[best["trial"]]
-        figures = {**best["objectives"], **{f"`{name}`": value for name, value in found["setting"].items()}}
+        figures = {
+            **{_named(name): value for name, value in best["objectives"].items()},
+            **{f"`{name}`": value for name, value in found["setting"].items()},
+        }
         table = _table(list(figures), [[_number(value) for value in figures.values()]])
         lines.append(f"Best: trial {best['trial']}.\n\n{table}\n\n`--config` of the next job takes best.json.")
     if "checkpoint" in summary:
@@ -90,6 +93,11 @@ def _checkpoint(checkpoint: Mapping[str, Any], page: str) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _named(figure: str) -> str:
+    """NoC@90 for noc90, IoU@5 for iou5."""
+    return figure.replace("noc", "NoC@").replace("iou", "IoU@")
 
 
 def _number(value: Any) -> str:

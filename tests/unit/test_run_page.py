@@ -114,11 +114,11 @@ def test_an_evaluation_knows_its_training_and_tells_the_model(store: config.Trac
 def test_a_training_and_a_sweep_in_words() -> None:
     training = {"recipe": "tiny", "step": 8, "steps": 10, "data": {"train": "/shards"}, "command": "train it"}
     said = describe_run({**training, "result": {"step": 4, "noc90": 12.345678, "objects": 7}})
-    assert "8 of 10 steps; train `/shards`" in said and "| step | noc90 |\n| --- | --- |\n| 4 | 12.35 |" in said
+    assert "8 of 10 steps; train `/shards`" in said and "| step | NoC@90 |\n| --- | --- |\n| 4 | 12.35 |" in said
     assert describe_run(training).count("|") == 0
     trials = [{"id": 3, "setting": {"cfr.steps": 2}}]
     sweep = {"trials": trials, "best": {"trial": 3, "objectives": {"noc90": 5.0}}, "command": "search it"}
     said = describe_run({**sweep, "recipe": "tiny"})
-    assert "| noc90 | `cfr.steps` |" in said and "| 5 | 2 |" in said and "    search it" in said
+    assert "| NoC@90 | `cfr.steps` |" in said and "| 5 | 2 |" in said and "    search it" in said
     assert "Best" not in describe_run({**sweep, "best": None})
     assert describe_run({"objects": 3}) == ""
