@@ -15,18 +15,26 @@ from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.views import view
 from pipeline.report.compare import Earlier, differences
 from pipeline.report.environment import describe_environment
+from pipeline.report.naming import model_name
 from pipeline.report.overlay import object_strip
+from pipeline.report.reasons import reasons
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
 from pipeline.storage.json_files import write_json
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.store_uri import resolve_tracking
 
+LEVEL = 0.9  # IoU that an object should reach, in the words about it
+
 
 class EvaluationLog:
-    """The tracking side of one evaluation."""
+    """The tracking side of one evaluation.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    Attributes:
+        tracking_uri: where its run is, "" when it is not tracked.
+    """
+
+    def __init__(self, run: Run, tracking_uri: str) -> None:
+        self.run, self.tracking_uri = run, tracking_uri
 
     def about(self) -> dict[str, Any]:
         """What the summary says besides the results."""
@@ -65,8 +73,9 @@ def tracked(checked: CheckedEvaluation) -> Iterator[EvaluationLog]:
     if info.config:
         tags["recipe"] = info.config.recipe
     steps, data = list(checked.config.cfr_steps), [source.name for source in checked.sources]
+    tracking = resolve_tracking(checked.config.tracking, fallback_root=out.rsplit("/", 1)[0])
     with open_run(
-        resolve_tracking(checked.config.tracking, fallback_root=out.rsplit("/", 1)[0]),
+        tracking,
         kind="evaluate",
         name=checked.config.tracking.name or f"evaluate {out.rsplit('/', 1)[-1]}",
         params={**options(checked.config), "cfr.steps": steps, "data": data},
@@ -74,11 +83,12 @@ def tracked(checked: CheckedEvaluation) -> Iterator[EvaluationLog]:
         out=out,
         wait=0.0,  # nothing needs the run before the work is done
     ) as run:
-        yield EvaluationLog(run)
+        yield EvaluationLog(run, tracking.uri if tracking.enabled else "")
 
 
 def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPicture:
     seen = view(row, evaluation.units, evaluation.parts)
+    target = evaluation.summary["options"].get("eval.target_iou", 0.95)
     return ObjectPicture(
         dataset=row["dataset"],
         image_id=row["image_id"],
@@ -87,14 +97,14 @@ def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPi
         iou=row["iou"][-1],
         strip=object_strip(seen.image, seen.truth, seen.clicks, seen.masks, seen.ious),
         kind=kind,
+        why=reasons(seen.ious, seen.truth, min(LEVEL, target)),
     )
 
 
 def print_table(summary: dict[str, Any]) -> None:
     """The main figures, one line per data set and setting."""
-    print(
-        f"\n{'data set':<16}{'setting':<12}{'objects':>8}{'NoC@80':>8}{'NoC@85':>8}{'NoC@90':>8}{'NoC@95':>8}", end=""
-    )
+    print(f"\n{model_name(summary['checkpoint'])}")
+    print(f"{'data set':<16}{'setting':<12}{'objects':>8}{'NoC@80':>8}{'NoC@85':>8}{'NoC@90':>8}{'NoC@95':>8}", end="")
     print(f"{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
     for entry in summary["results"]:
         label = Setting.of(entry).name

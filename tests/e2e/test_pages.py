@@ -51,7 +51,7 @@ def test_report_page(browser: Any, tmp_path: Path) -> None:
     browser.open(tmp_path / "report.html")
     text = wait_for_text(browser, "Results", "Plots", "Worst objects", "Typical objects", "Published figures")
     assert HOSTILE in text
-    assert browser.driver.title == "Evaluation of tiny_run"  # the script in a file name did not run
+    assert browser.driver.title == "Evaluation of tiny_run, step 600"  # the script in a file name did not run
     look_at(browser, tmp_path)
 
 
@@ -59,7 +59,7 @@ def test_sweep_page(browser: Any, tmp_path: Path) -> None:
     write_sweep_report(tmp_path, sweep_summary())
     browser.open(tmp_path / "report.html")
     text = wait_for_text(browser, "Settings worth using at each cost", "What mattered", "All trials", "Failed trials")
-    assert HOSTILE in text and browser.driver.title == "Sweep over CFR settings"
+    assert HOSTILE in text and browser.driver.title == "Sweep over CFR settings of tiny_run, step 300"
     look_at(browser, tmp_path)
 
 
