@@ -17,11 +17,13 @@ that is given wins.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import tyro
 
-from jobs import flags
+from jobs import ending, flags
 from pipeline import storage
 from pipeline.config import Cfr, Eval, TrainConfig
 from pipeline.config import io as config_io
@@ -80,7 +82,8 @@ def carry_out(config: EvaluateConfig) -> None:
     from jobs.evaluation_log import print_table, tracked, with_comparison
     from pipeline.engine.connect import connect
     from pipeline.engine.device import evaluating_on_device
-    from pipeline.evaluate.job import evaluate
+    from pipeline.evaluate.exports import check_masks
+    from pipeline.evaluate.job import PARTS, evaluate
     from pipeline.evaluate.request import check
     from pipeline.report.compare import read_earlier
     from pipeline.tracking.run import import_early
@@ -89,6 +92,8 @@ def carry_out(config: EvaluateConfig) -> None:
         raise UserError("--compare names the output folder; name that of another evaluation.")
     earlier = read_earlier(storage.absolute(config.compare)) if config.compare else None
     checked = check(config)
+    if config.masks:
+        check_masks(storage.list_files(storage.join(checked.out, PARTS), ".parquet"))
     import_early(config.tracking)
     connect()
     checked = replace(checked, config=evaluating_on_device(checked.config))
@@ -100,7 +105,28 @@ def carry_out(config: EvaluateConfig) -> None:
     print_table(evaluation.summary)
     for line in [*evaluation.summary.get("compared", {}).get("notes", []), *evaluation.summary["left_out"]]:
         print(line)
-    print(f"Report: {evaluation.out}/report.html")
+    say_ending(config, evaluation.summary, log.tracking_uri)
+
+
+def say_ending(config: EvaluateConfig, summary: Mapping[str, Any], tracking_uri: str) -> None:
+    """What a finished evaluation made, and what one does next: a better setting, or one's own clicks."""
+    out = storage.absolute(config.out)
+    made = {"Results": f"{out}/objects.parquet, summary.json"}
+    made |= {"Masks": storage.join(out, "masks")} if summary.get("masks") else {}
+    made |= {"Report": storage.join(out, "report.html")}
+    if config.predictor:
+        words = ("--checkpoint", "small", "--data", *config.data, "--compare", ending.place(out))
+        line = ending.command("evaluate", *words, "--out", ending.beside(out, "small"))
+        steps = [("put a checkpoint of ours beside it: here small", line)]
+    else:
+        model = ("--checkpoint", config.checkpoint)
+        words = ("--data", *config.data, "--trials", "24", "--out", ending.beside(out, "sweep"))
+        clicks = ("--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(out, "masks"))
+        steps = [
+            ("search the CFR setting that suits it", ending.command("tune cfr", *model, *words)),
+            ("make masks of your own clicks", ending.command("predict", *model, *clicks)),
+        ]
+    ending.say(made, [*steps, *ending.mlflow_ui(tracking_uri)])
 
 
 if __name__ == "__main__":

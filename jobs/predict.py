@@ -11,7 +11,8 @@ an option below --cfr. the last part is enough: --threshold 0.5.
 
 from __future__ import annotations
 
-from jobs import flags
+from jobs import ending, flags
+from pipeline import storage
 from pipeline.config import Cfr
 from pipeline.config.evaluation import PredictConfig
 from pipeline.engine import lease
@@ -37,8 +38,16 @@ def job(args: list[str]) -> None:
         summary = predict(checked)
     for reason, count in summary["rejected"].items():
         print(f"set aside: {count} x {reason}, listed in {checked.out}/rejected.parquet")
-    print(f"{summary['objects']} masks on {summary['images']} images: {checked.out}/masks, annotations.json (COCO)")
-    print(f"Report: {checked.out}/report.html")
+    coco, shards = storage.join(checked.out, "annotations.json"), ending.beside(checked.out, "shards")
+    words = ("coco-instances", "--root", ending.place(checked.images), "--annotations", ending.place(coco))
+    ending.say(
+        {
+            f"{summary['objects']} masks on {summary['images']} images": storage.join(checked.out, "masks"),
+            "COCO file": coco,
+            "Report": storage.join(checked.out, "report.html"),
+        },
+        [("make them a data set to train on", ending.command("prepare", *words, "--out", shards))],
+    )
 
 
 if __name__ == "__main__":

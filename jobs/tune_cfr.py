@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs import flags
+from jobs import ending, flags
+from pipeline import storage
 from pipeline.config import Eval
 from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.engine import lease
@@ -49,6 +50,12 @@ def carry_out(config: CfrSweepConfig) -> None:
     with tracked_cfr(checked) as log:
         sweep = Sweep(checked)
         sweep.run(log.trial)
-        summary = log.finish(sweep)
+        summary, tracking_uri = log.finish(sweep), log.log.tracking_uri
     print_passes(summary)
-    print(f"Report: {checked.out}/report.html")
+    best = storage.join(checked.out, "best.json")
+    words = ("--checkpoint", config.checkpoint, "--data", *config.data, "--config", ending.place(best))
+    line = ending.command("evaluate", *words, "--out", ending.beside(checked.out, "best"))
+    ending.say(
+        {"Best setting": best, "Report": storage.join(checked.out, "report.html")},
+        [("evaluate with the best setting", line), *ending.mlflow_ui(tracking_uri)],
+    )

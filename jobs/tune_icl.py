@@ -15,9 +15,10 @@ from dataclasses import replace
 
 import tyro
 
-from jobs import flags
+from jobs import ending, flags
 from jobs.recipes import RECIPES
 from jobs.train import SHORT, completed, recipe_and_start
+from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.config import io as config_io
 from pipeline.config.sweeps import IclSweepConfig, fields_of
@@ -76,6 +77,12 @@ def carry_out(config: IclSweepConfig) -> None:
             if not sweep.trials:
                 raise UserError(said)
             print(said, flush=True)
-        summary = log.finish(sweep)
+        summary, tracking_uri = log.finish(sweep), log.log.tracking_uri
     print_best(summary)
-    print(f"Report: {checked.out}/report.html")
+    best, data = storage.join(checked.out, "best.json"), checked.run.data
+    words = (checked.run.recipe, "--config", ending.place(best), "--data.train", ending.place(data.train))
+    words += ("--data.val", ending.place(data.val), "--out", ending.beside(checked.out, "best"))
+    ending.say(
+        {"Best setting": best, "Report": storage.join(checked.out, "report.html")},
+        [("train with the best setting", ending.command("train", *words)), *ending.mlflow_ui(tracking_uri)],
+    )

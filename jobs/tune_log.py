@@ -35,6 +35,11 @@ class SweepLog:
     def __init__(self, out: str, tracking: config.Tracking, run: Run) -> None:
         self.out, self.tracking, self.run = out, tracking, run
 
+    @property
+    def tracking_uri(self) -> str:
+        """Where its runs are, "" when they are not tracked."""
+        return self.tracking.uri if self.tracking.enabled else ""
+
     def ended(self, trial: Trial) -> str | None:
         """Log how a trial has ended on its child run, begun here or by the trial itself; returns its id."""
         if self.tracking.enabled:
