@@ -182,7 +182,7 @@ def reading(folder: Path, size: int) -> Callable[[], object]:
         results.write_table(
             f"{checked.out}/{job.PARTS}/{unit.name}.parquet", results.part_table(unit, found, {0: Cfr()})
         )
-    return lambda: EvaluationLog(Run()).report(job.evaluate(checked, dict))
+    return lambda: EvaluationLog(Run(), "").report(job.evaluate(checked, dict))
 
 
 def sweep(kind: Kind) -> Callable[[Path, int], Callable[[], object]]:

@@ -109,24 +109,27 @@ def carry_out(config: EvaluateConfig) -> None:
 
 
 def say_ending(config: EvaluateConfig, summary: Mapping[str, Any], tracking_uri: str) -> None:
-    """What a finished evaluation made, and what one does next: a better setting, or one's own clicks."""
+    """What a finished evaluation made, and what one does next."""
     out = storage.absolute(config.out)
     made = {"Results": f"{out}/objects.parquet, summary.json"}
     made |= {"Masks": storage.join(out, "masks")} if summary.get("masks") else {}
     made |= {"Report": storage.join(out, "report.html")}
+    ending.say(made, [*next_steps(config, out), *ending.mlflow_ui(tracking_uri)])
+
+
+def next_steps(config: EvaluateConfig, out: str) -> list[ending.Step]:
+    """A better setting, or one's own clicks; a predictor is put beside a checkpoint."""
     if config.predictor:
         words = ("--checkpoint", "small", "--data", *config.data, "--compare", ending.place(out))
         line = ending.command("evaluate", *words, "--out", ending.beside(out, "small"))
-        steps = [("put a checkpoint of ours beside it: here small", line)]
-    else:
-        model = ("--checkpoint", config.checkpoint)
-        words = ("--data", *config.data, "--trials", "24", "--out", ending.beside(out, "sweep"))
-        clicks = ("--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(out, "masks"))
-        steps = [
-            ("search the CFR setting that suits it", ending.command("tune cfr", *model, *words)),
-            ("make masks of your own clicks", ending.command("predict", *model, *clicks)),
-        ]
-    ending.say(made, [*steps, *ending.mlflow_ui(tracking_uri)])
+        return [("put a checkpoint beside it: here small, or one of yours", line)]
+    model = ("--checkpoint", config.checkpoint)
+    words = ("--data", *config.data, "--trials", "24", "--out", ending.beside(out, "sweep"))
+    clicks = ("--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(out, "predictions"))
+    return [
+        ("search the CFR setting that suits it", ending.command("tune cfr", *model, *words)),
+        ("make masks of your own clicks", ending.command("predict", *model, *clicks)),
+    ]
 
 
 if __name__ == "__main__":

@@ -38,16 +38,18 @@ def job(args: list[str]) -> None:
         summary = predict(checked)
     for reason, count in summary["rejected"].items():
         print(f"set aside: {count} x {reason}, listed in {checked.out}/rejected.parquet")
-    coco, shards = storage.join(checked.out, "annotations.json"), ending.beside(checked.out, "shards")
-    words = ("coco-instances", "--root", ending.place(checked.images), "--annotations", ending.place(coco))
-    ending.say(
-        {
-            f"{summary['objects']} masks on {summary['images']} images": storage.join(checked.out, "masks"),
-            "COCO file": coco,
-            "Report": storage.join(checked.out, "report.html"),
-        },
-        [("make them a data set to train on", ending.command("prepare", *words, "--out", shards))],
-    )
+    masks = f"{summary['objects']} masks on {summary['images']} images"
+    files = {masks: "masks", "COCO file": "annotations.json", "Report": "report.html"}
+    made = {what: storage.join(checked.out, name) for what, name in files.items()}
+    ending.say(made, next_steps(checked.images, checked.out))
+
+
+def next_steps(images: str, out: str) -> list[ending.Step]:
+    """What one does with masks: make them a data set."""
+    coco = ending.place(storage.join(out, "annotations.json"))
+    words = ("coco-instances", "--root", ending.place(images), "--annotations", coco)
+    line = ending.command("prepare", *words, "--out", ending.beside(out, "shards"))
+    return [("make them a data set to train on", line)]
 
 
 if __name__ == "__main__":

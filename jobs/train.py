@@ -132,21 +132,21 @@ def carry_out(run: config.TrainConfig) -> None:
 def say_ending(run: config.TrainConfig, scores: Mapping[str, float]) -> None:
     """What a finished run made, and what one does with it."""
     found = "".join(f", {name.removeprefix('val/')} {value:.3f}" for name, value in scores.items())
-    data = f"val={ending.place(run.data.val)}" if run.data.val else "NAME=URI"
+    what = f"Run of {run.recipe}, {run.total_steps} steps{found}"
+    steps = [*next_steps(run), *ending.mlflow_ui(run.tracking.uri if run.tracking.enabled else "")]
+    ending.say({what: run.out, "Report": storage.join(run.out, "report.html")}, steps)
+
+
+def next_steps(run: config.TrainConfig) -> list[ending.Step]:
+    """What one does with a trained model: measure it, and click."""
     model = ("--checkpoint", ending.place(run.out))
-    asked = (*model, "--data", data, "--cfr-steps", "0", "1", "--out", ending.beside(run.out, "eval"))
-    clicks = (*model, "--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(run.out, "masks"))
-    ending.say(
-        {
-            f"Run of {run.recipe}, {run.total_steps} steps{found}": run.out,
-            "Report": storage.join(run.out, "report.html"),
-        },
-        [
-            ("measure it by simulated clicks", ending.command("evaluate", *asked)),
-            ("make masks of your own clicks", ending.command("predict", *clicks)),
-            *ending.mlflow_ui(run.tracking.uri if run.tracking.enabled else ""),
-        ],
-    )
+    data = f"val={ending.place(run.data.val)}" if run.data.val else "NAME=URI"
+    measure = (*model, "--data", data, "--cfr-steps", "0", "1", "--out", ending.beside(run.out, "eval"))
+    clicks = ("--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(run.out, "predictions"))
+    return [
+        ("measure it by simulated clicks", ending.command("evaluate", *measure)),
+        ("make masks of your own clicks", ending.command("predict", *model, *clicks)),
+    ]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipeline.config import Eval
 from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.engine import lease
 
+BEST = "best.json"
 SHORT = {**flags.short_forms(eval=Eval), "seed": "search_seed", "cfr.crop": "crop"}
 
 
@@ -52,10 +53,13 @@ def carry_out(config: CfrSweepConfig) -> None:
         sweep.run(log.trial)
         summary, tracking_uri = log.finish(sweep), log.log.tracking_uri
     print_passes(summary)
-    best = storage.join(checked.out, "best.json")
-    words = ("--checkpoint", config.checkpoint, "--data", *config.data, "--config", ending.place(best))
-    line = ending.command("evaluate", *words, "--out", ending.beside(checked.out, "best"))
-    ending.say(
-        {"Best setting": best, "Report": storage.join(checked.out, "report.html")},
-        [("evaluate with the best setting", line), *ending.mlflow_ui(tracking_uri)],
-    )
+    made = {"Best setting": storage.join(checked.out, BEST), "Report": storage.join(checked.out, "report.html")}
+    ending.say(made, [*next_steps(config, checked.out), *ending.mlflow_ui(tracking_uri)])
+
+
+def next_steps(config: CfrSweepConfig, out: str) -> list[ending.Step]:
+    """What one does with a setting: evaluate with it."""
+    best = ending.place(storage.join(out, BEST))
+    words = ("--checkpoint", config.checkpoint, "--data", *config.data, "--config", best)
+    line = ending.command("evaluate", *words, "--out", ending.beside(out, "best"))
+    return [("evaluate with the best setting", line)]

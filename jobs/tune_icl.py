@@ -25,6 +25,8 @@ from pipeline.config.sweeps import IclSweepConfig, fields_of
 from pipeline.engine import lease, stop
 from pipeline.errors import UserError
 
+BEST = "best.json"
+
 
 def parse(args: list[str]) -> IclSweepConfig:
     """The sweep that a command line describes: a recipe, over it the command line; paths made absolute."""
@@ -79,10 +81,13 @@ def carry_out(config: IclSweepConfig) -> None:
             print(said, flush=True)
         summary, tracking_uri = log.finish(sweep), log.log.tracking_uri
     print_best(summary)
-    best, data = storage.join(checked.out, "best.json"), checked.run.data
-    words = (checked.run.recipe, "--config", ending.place(best), "--data.train", ending.place(data.train))
-    words += ("--data.val", ending.place(data.val), "--out", ending.beside(checked.out, "best"))
-    ending.say(
-        {"Best setting": best, "Report": storage.join(checked.out, "report.html")},
-        [("train with the best setting", ending.command("train", *words)), *ending.mlflow_ui(tracking_uri)],
-    )
+    made = {"Best setting": storage.join(checked.out, BEST), "Report": storage.join(checked.out, "report.html")}
+    ending.say(made, [*next_steps(checked.run, checked.out), *ending.mlflow_ui(tracking_uri)])
+
+
+def next_steps(run: TrainConfig, out: str) -> list[ending.Step]:
+    """What one does with a setting: train with it."""
+    best = ending.place(storage.join(out, BEST))
+    words = (run.recipe, "--config", best, "--data.train", ending.place(run.data.train))
+    words += ("--data.val", ending.place(run.data.val), "--out", ending.beside(out, "best"))
+    return [("train with the best setting", ending.command("train", *words))]

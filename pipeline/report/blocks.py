@@ -184,7 +184,8 @@ code { font: .86em/1.5 ui-monospace, "DejaVu Sans Mono", Consolas, monospace; ba
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--soft); }
 .scroll { overflow-x: auto; }
 .table { overflow: auto; max-height: 85vh; max-width: max-content; margin: .4rem 0; }
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
+table { width: max-content; border-collapse: separate; border-spacing: 0; font-size: .88rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: .34rem .55rem; border-bottom: 1px solid var(--line); white-space: nowrap; overflow-wrap: normal; }
 th { font-weight: 600; color: var(--soft); background: var(--paper); position: sticky; top: 0; z-index: 2; }
 .groups th { border-bottom: 0; padding-bottom: 0; height: 1.7rem; } .groups + tr th { top: 1.7rem; }
@@ -202,7 +203,7 @@ figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .86rem; m
 .good, .bad { font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); } .none { color: var(--none); }
 @media (max-width: 640px) { .facts { grid-template-columns: 1fr; gap: 0; } .facts dd { margin-bottom: .5rem; }
-  th:first-child, td:first-child { max-width: 38vw; white-space: normal; overflow-wrap: anywhere; } }
+  th:first-child, td:first-child { max-width: 34vw; white-space: normal; overflow-wrap: anywhere; } }
 @media print { .scroll { overflow: visible; max-height: none; } .wide img { min-width: 0 !important; }
   th, td:first-child { position: static; } }
 """

@@ -13,7 +13,8 @@ from pipeline.clicks.encode import Click
 
 WIDEST = 3  # widths of a panel over its height
 MARKS = 8  # radii of a click mark along the longer side of the object's box, at the least
-READABLE = 5  # pixels: radius of a mark whose number can be read
+NUMBERED = 5  # pixels: radius from which on a mark has its number
+READABLE = 7  # pixels: radius of a mark whose number can be read well, which a closer look leaves room for
 LEAST = 16  # image pixels that a closer look shows along a side, at the least
 ALMOST_ALL = 0.7  # of both sides of the image: then all of it is shown
 
@@ -31,7 +32,7 @@ def _scale(shape: Sequence[int], height: int) -> float:
     return min(height / shape[0], WIDEST * height / shape[1])
 
 
-def mark_radius(shape: Sequence[int]) -> int:
+def mark_radius(shape: Sequence[float]) -> int:
     """Radius of a click mark on a picture of this shape, pixels, where nothing asks for a smaller one."""
     return max(4, min(14, round(min(shape[:2]) / 22)))
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.clicks.encode import Click, decode
-from pipeline.report.closeup import READABLE, Panel, Window, fitted, mark_radius, window_for
+from pipeline.report.closeup import NUMBERED, Panel, Window, fitted, mark_radius, window_for
 
 # Okabe-Ito hues, told apart by colour-blind readers as well; positive and negative clicks differ in shape too.
 MASK = (0, 114, 178)
@@ -103,7 +103,7 @@ def _with_clicks(picture: np.ndarray, clicks: Sequence[Click], radius: int = 0) 
         box = (x - radius, y - radius, x + radius, y + radius)
         shape = draw.ellipse if click.positive else draw.rectangle
         shape(box, fill=POSITIVE if click.positive else NEGATIVE, outline=(255, 255, 255), width=max(1, radius // 5))
-        if radius < READABLE:
+        if radius < NUMBERED:
             continue
         font = _font(max(7, round(radius * (1.35 if number < 10 else 1.1))), bold=True)
         draw.text((x, y), str(number), (255, 255, 255), font, anchor="mm")
@@ -175,9 +175,9 @@ def object_strip(
     box = Window.of(target == 1)
     panel = Panel(image, window_for(box, clicks, image.shape, height), box, height)
     small = panel.labels(target)
-    size = "" if panel.whole else f", {panel.window.shape[1]} x {panel.window.shape[0]} px of it"
+    size = "ground truth" if panel.whole else f"truth, {panel.window.shape[1]} x {panel.window.shape[0]} px"
     panels = [whole_image(image, panel, height), _truth_panel(panel.image, small)]
-    captions = ["image" if panel.whole else f"image, {image.shape[1]} x {image.shape[0]} px", f"ground truth{size}"]
+    captions = ["image", size]
     for count in sorted(masks):
         drawn = panel.clicks(clicks[:count])
         panels.append(overlay(panel.image, panel.mask(masks[count]), small, drawn, panel.radius))

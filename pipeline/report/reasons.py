@@ -44,8 +44,10 @@ def _of_curve(ious: Sequence[float]) -> list[str]:
     """A wrong start, the click that lost most, and from where on nothing was gained."""
     found = []
     wrong = next((k for k, iou in enumerate(ious) if iou >= WRONG_START), len(ious))
-    if wrong == 1:
+    if wrong == 1 < len(ious):
         found.append(f"the first click went wrong: IoU@1 {ious[0]:.2f}")
+    elif wrong == len(ious):
+        found.append(f"no click brought IoU {WRONG_START:.2f}: IoU@1 {ious[0]:.2f}")
     elif wrong > 1:
         found.append(f"the first {wrong} clicks went wrong: IoU@1 {ious[0]:.2f}, IoU@{wrong} {ious[wrong - 1]:.2f}")
     drops = np.diff(np.asarray(ious, np.float64))

@@ -185,18 +185,18 @@ def _plots(summary: Mapping[str, Any], objects: pa.Table) -> list[Block]:
     if level is None:
         return []
     clicks = int(summary["options"].get("eval.max_clicks", 20))
-    name = model_name(summary["checkpoint"])
+    model = model_name(summary["checkpoint"])
     made: list[tuple[str, str, Callable[[], Figure | None]]] = [
-        ("iou.png", "Mean IoU after each click.", lambda: plots.iou_curves(results, name)),
+        ("iou.png", "Mean IoU after each click.", lambda: plots.iou_curves(results, model)),
         (
             "noc.png",
             f"Number of clicks to IoU {level} %.",
-            lambda: plots.noc_histogram(results, objects, level, clicks, name),
+            lambda: plots.noc_histogram(results, objects, level, clicks, model),
         ),
         (
             "refinement.png",
             f"What refinement buys and costs: NoC@{level} against seconds per click.",
-            lambda: plots.cost_of_refinement(results, level, name),
+            lambda: plots.cost_of_refinement(results, level, model),
         ),
     ]
     blocks: list[Block] = [Heading("Plots")]

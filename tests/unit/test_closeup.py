@@ -76,7 +76,7 @@ def test_what_is_shown_lies_where_it_is() -> None:
 
 
 def test_the_first_panel_frames_what_the_others_show() -> None:
-    image, truth, masks = scene()
+    image, truth, _ = scene()
     box = Window.of(truth == 1)
     window = window_for(box, [], image.shape, HEIGHT)
     framed = whole_image(image, Panel(image, window, box, HEIGHT), HEIGHT)

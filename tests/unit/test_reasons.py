@@ -32,7 +32,7 @@ RISING = [0.5, 0.7, 0.92]
             ["reached IoU 0.90 at click 3", "the first 2 clicks went wrong: IoU@1 0.05, IoU@2 0.10"],
         ),
         ([0.1] * 3, ["never reached IoU 0.90: best 0.10 at click 1",
-                     "the first 3 clicks went wrong: IoU@1 0.10, IoU@3 0.10"]),
+                     "no click brought IoU 0.30: IoU@1 0.10"]),
         ([0.8, 0.3, 0.7, 0.6], ["never reached IoU 0.90: best 0.80 at click 1",
                                 "it lost IoU after click 1: 0.80 to 0.30"]),
         (
@@ -72,7 +72,7 @@ def test_ignored_pixels_belong_to_nothing() -> None:
     truth = PLAIN.copy()
     truth[:, :60] = -1
     assert reasons(RISING, truth) == reasons(RISING, PLAIN)
-    assert reasons([0.0], np.full((4, 4), -1, np.int8))[1:] == ["the first click went wrong: IoU@1 0.00"]
+    assert reasons([0.0], np.full((4, 4), -1, np.int8))[1:] == ["no click brought IoU 0.30: IoU@1 0.00"]
 
 
 def test_a_disk_is_not_thin_and_another_level_counts() -> None:
