@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs import flags
+from jobs import ending, flags
 from pipeline import storage
 from pipeline.config.evaluation import ClaimsConfig
 from pipeline.engine import lease
@@ -38,6 +38,7 @@ def carry_out(options: ClaimsConfig) -> list[dict[str, Any]]:
     """Check, estimate, measure, and write the table; returns its rows."""
     from jobs import claims_plan, evaluate
     from pipeline.engine.connect import connect
+    from pipeline.report.naming import model_name
     from pipeline.storage.json_files import read_json
 
     rows = claims_plan.look(options)
@@ -52,8 +53,9 @@ def carry_out(options: ClaimsConfig) -> list[dict[str, Any]]:
     summaries = {}
     for number, (folder, (members, config)) in enumerate(plans.items(), 1):
         names = ", ".join(row.claim.benchmark for row in members)
-        print(f"\n{number}/{len(plans)}: {config.checkpoint.rsplit('/', 1)[-1]} on {names} ({folder})", flush=True)
-        with lease.held(config.out, "jobs.claims"):
+        model = model_name({"uri": config.checkpoint, "format": "published"})
+        print(f"\n{number}/{len(plans)}: {model} on {names} ({folder})", flush=True)
+        with lease.held(config.out, "jobs.claims"), ending.part_of_a_job():
             evaluate.carry_out(config)
         summaries[folder] = read_json(storage.join(config.out, "summary.json"))
     found = [_measured(row, plans, summaries) for row in rows]
@@ -166,7 +168,7 @@ def _write(options: ClaimsConfig, found: list[dict[str, Any]]) -> None:
     print()
     for line in [list(HEAD), *table]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    print(f"Report: {out}/report.html")
+    ending.say({"Claims": storage.join(out, "claims.json"), "Report": storage.join(out, "report.html")})
 
 
 if __name__ == "__main__":

@@ -17,11 +17,13 @@ that is given wins.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from jobs import flags
+from jobs import ending, flags
 from pipeline import storage
 from pipeline.config import Cfr, Eval, TrainConfig
 from pipeline.config import io as config_io
@@ -29,6 +31,9 @@ from pipeline.config.evaluation import EvaluateConfig
 from pipeline.engine import lease
 from pipeline.engine.main import main
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.tracking.run import Run
 
 SHORT = {
     **flags.short_forms(cfr=Cfr, eval=Eval),
@@ -80,7 +85,8 @@ def carry_out(config: EvaluateConfig) -> None:
     from jobs.evaluation_log import print_table, tracked, with_comparison
     from pipeline.engine.connect import connect
     from pipeline.engine.device import evaluating_on_device
-    from pipeline.evaluate.job import evaluate
+    from pipeline.evaluate.exports import check_masks
+    from pipeline.evaluate.job import PARTS, evaluate
     from pipeline.evaluate.request import check
     from pipeline.report.compare import read_earlier
     from pipeline.tracking.run import import_early
@@ -89,6 +95,8 @@ def carry_out(config: EvaluateConfig) -> None:
         raise UserError("--compare names the output folder; name that of another evaluation.")
     earlier = read_earlier(storage.absolute(config.compare)) if config.compare else None
     checked = check(config)
+    if config.masks:
+        check_masks(storage.list_files(storage.join(checked.out, PARTS), ".parquet"))
     import_early(config.tracking)
     connect()
     checked = replace(checked, config=evaluating_on_device(checked.config))
@@ -100,7 +108,31 @@ def carry_out(config: EvaluateConfig) -> None:
     print_table(evaluation.summary)
     for line in [*evaluation.summary.get("compared", {}).get("notes", []), *evaluation.summary["left_out"]]:
         print(line)
-    print(f"Report: {evaluation.out}/report.html")
+    say_ending(config, evaluation.summary, log.run)
+
+
+def say_ending(config: EvaluateConfig, summary: Mapping[str, Any], run: Run) -> None:
+    """What a finished evaluation made, and what one does next."""
+    out = storage.absolute(config.out)
+    made = {"Results": f"{out}/objects.parquet, summary.json"}
+    made |= {"Masks": storage.join(out, "masks")} if summary.get("masks") else {}
+    made |= {"Report": storage.join(out, "report.html")}
+    ending.say(made, [*next_steps(config, out), *ending.mlflow_ui(run.uri)], run.where)
+
+
+def next_steps(config: EvaluateConfig, out: str) -> list[ending.Step]:
+    """A better setting, or one's own clicks; a predictor is put beside a checkpoint."""
+    if config.predictor:
+        words = ("--checkpoint", "small", "--data", *config.data, "--compare", ending.place(out))
+        line = ending.command("evaluate", *words, "--out", ending.beside(out, "small"))
+        return [("put a checkpoint beside it: here small, or one of yours", line)]
+    model = ("--checkpoint", config.checkpoint)
+    words = ("--data", *config.data, "--trials", "24", "--out", ending.beside(out, "sweep"))
+    clicks = ("--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(out, "predictions"))
+    return [
+        ("search the CFR setting that suits it", ending.command("tune cfr", *model, *words)),
+        ("make masks of your own clicks", ending.command("predict", *model, *clicks)),
+    ]
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ from pipeline.evaluate.setting import Setting
 from pipeline.evaluate.views import view
 from pipeline.report.compare import Earlier, differences
 from pipeline.report.environment import describe_environment
+from pipeline.report.naming import model_name
 from pipeline.report.overlay import object_strip
+from pipeline.report.reasons import reasons
 from pipeline.report.report import ObjectPicture, pick_objects, write_report
 from pipeline.storage.json_files import write_json
 from pipeline.tracking.contents import DIGEST, SETTINGS, DataInput
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.store_uri import resolve_tracking
 
+LEVEL = 0.9  # IoU that an object should reach, in the words about it
 WAIT = 3.0  # seconds that such a run may take to be made, and what is known of it to be sent
 
 
@@ -137,6 +140,7 @@ def _inputs(summary: dict[str, Any]) -> list[DataInput]:
 
 def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPicture:
     seen = view(row, evaluation.units, evaluation.parts)
+    target = evaluation.summary["options"].get("eval.target_iou", 0.95)
     return ObjectPicture(
         dataset=row["dataset"],
         image_id=row["image_id"],
@@ -145,14 +149,14 @@ def _picture(row: dict[str, Any], kind: Any, evaluation: Evaluation) -> ObjectPi
         iou=row["iou"][-1],
         strip=object_strip(seen.image, seen.truth, seen.clicks, seen.masks, seen.ious),
         kind=kind,
+        why=reasons(seen.ious, seen.truth, min(LEVEL, target)),
     )
 
 
 def print_table(summary: dict[str, Any]) -> None:
     """The main figures, one line per data set and setting."""
-    print(
-        f"\n{'data set':<16}{'setting':<12}{'objects':>8}{'NoC@80':>8}{'NoC@85':>8}{'NoC@90':>8}{'NoC@95':>8}", end=""
-    )
+    print(f"\n{model_name(summary['checkpoint'])}")
+    print(f"{'data set':<16}{'setting':<12}{'objects':>8}{'NoC@80':>8}{'NoC@85':>8}{'NoC@90':>8}{'NoC@95':>8}", end="")
     print(f"{'IoU@1':>8}{'IoU@5':>8}{'s/click':>9}")
     for entry in summary["results"]:
         label = Setting.of(entry).name

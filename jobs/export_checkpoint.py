@@ -15,7 +15,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from jobs import flags
+from jobs import ending, flags
 from pipeline import storage
 from pipeline.engine.main import main
 from pipeline.errors import UserError
@@ -45,9 +45,10 @@ def job(args: list[str]) -> None:
     torch.save(content, buffer)
     data = buffer.getvalue()
     storage.write_bytes(out, data)
-    print(
-        f"{info.uri}\nkeys    {len(content['state_dict'])}\nsha256  {hashlib.sha256(data).hexdigest()}\nwritten {out}"
-    )
+    print(f"{info.uri}\nkeys    {len(content['state_dict'])}\nsha256  {hashlib.sha256(data).hexdigest()}")
+    words = ("--checkpoint", ending.place(out), "--data", "NAME=URI", "--cfr-steps", "0", "1")
+    line = ending.command("evaluate", *words, "--out", ending.beside(out.removesuffix(".pth"), "eval"))
+    ending.say({"Written, for the tools of CFR-ICL and SimpleClick": out}, [("measure the file as it is", line)])
 
 
 if __name__ == "__main__":

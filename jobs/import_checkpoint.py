@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
-from jobs import flags
+from jobs import ending, flags
 from pipeline import storage
 from pipeline.engine import lease
 from pipeline.engine.main import main
@@ -61,7 +61,10 @@ def job(args: list[str]) -> None:
     published, sha256 = read_published(source)
     with lease.held(out, "jobs.import_checkpoint"):
         write_imported(published, sha256, source, out)
-    print("\n".join([source, *describe(published, sha256), f"written to  {out}"]))
+    print("\n".join([source, *describe(published, sha256)]))
+    words = ("--checkpoint", ending.place(out), "--data", "NAME=URI", "--cfr-steps", "0", "1")
+    line = ending.command("evaluate", *words, "--out", ending.beside(out, "eval"))
+    ending.say({"Checkpoint": out}, [("measure it by simulated clicks", line)])
 
 
 if __name__ == "__main__":

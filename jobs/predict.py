@@ -11,7 +11,8 @@ an option below --cfr. the last part is enough: --threshold 0.5.
 
 from __future__ import annotations
 
-from jobs import flags
+from jobs import ending, flags
+from pipeline import storage
 from pipeline.config import Cfr
 from pipeline.config.evaluation import PredictConfig
 from pipeline.engine import lease
@@ -37,8 +38,18 @@ def job(args: list[str]) -> None:
         summary = predict(checked)
     for reason, count in summary["rejected"].items():
         print(f"set aside: {count} x {reason}, listed in {checked.out}/rejected.parquet")
-    print(f"{summary['objects']} masks on {summary['images']} images: {checked.out}/masks, annotations.json (COCO)")
-    print(f"Report: {checked.out}/report.html")
+    masks = f"{summary['objects']} masks on {summary['images']} images"
+    files = {masks: "masks", "COCO file": "annotations.json", "Report": "report.html"}
+    made = {what: storage.join(checked.out, name) for what, name in files.items()}
+    ending.say(made, next_steps(checked.images, checked.out))
+
+
+def next_steps(images: str, out: str) -> list[ending.Step]:
+    """What one does with masks: make them a data set."""
+    coco = ending.place(storage.join(out, "annotations.json"))
+    words = ("coco-instances", "--root", ending.place(images), "--annotations", coco)
+    line = ending.command("prepare", *words, "--out", ending.beside(out, "shards"))
+    return [("make them a data set to train on", line)]
 
 
 if __name__ == "__main__":

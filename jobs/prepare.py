@@ -7,16 +7,18 @@ The same command again continues an interrupted conversion.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import Positional
 
-from jobs import flags
+from jobs import ending, flags
 from pipeline import storage
+from pipeline.data.manifest import MANIFEST
 from pipeline.data.mask_rules import RULES
-from pipeline.data.readers import open_reader
+from pipeline.data.readers import Reader, open_reader
 from pipeline.data.readers.coco_instances import CROWDS, EXIFS
 from pipeline.data.readers.layouts import LOOKS, other_layout
 from pipeline.data.rejects import lines
@@ -26,6 +28,7 @@ from pipeline.engine.progress import duration
 from pipeline.errors import UserError
 
 OF_MASKS = "; ".join(f"{name}: {text}" for name, text in RULES.items())
+EITHER = ("folder", "coco-instances", "synthetic")  # sources that one trains on, or evaluates
 OF_CROWDS, OF_EXIFS = " or ".join(CROWDS), ", ".join(EXIFS)
 
 
@@ -84,7 +87,28 @@ def job(args: list[str]) -> None:
     print(f"{manifest.rows} images, {manifest.objects} objects, {len(manifest.shards)} shards, {size:.1f} MB")
     for line in lines(reader, options.out, manifest):
         print(f"  {line}")
-    print(f"prepared in {duration(time.monotonic() - start)}: {storage.absolute(options.out)}")
+    out = storage.absolute(options.out)
+    ending.say({f"Prepared in {duration(time.monotonic() - start)}": out}, next_steps(reader, out))
+
+
+def next_steps(reader: Reader, out: str) -> list[ending.Step]:
+    """What one does with shards: train on those of a training set, evaluate on others, either with the user's own."""
+    shards, name = ending.place(out), re.sub(r"[^\w-]+", "-", out.rsplit("/", 1)[-1]).strip("-") or "data"
+    beside = storage.join(out.rpartition("/")[0], "val")
+    val = ("--data.val", ending.place(beside)) if out != beside and is_dataset(beside) else ()
+    train = ("tiny", "--data.train", shards, *val, "--out", ending.beside(out, "tiny"))
+    measure = ("--checkpoint", "small", "--data", f"{name}={shards}", "--cfr-steps", "0", "1")
+    steps = []
+    if reader.split == "train" or reader.source in EITHER:
+        steps.append(("train a small model on it", ending.command("train", *train)))
+    if reader.split != "train" or reader.source in EITHER:
+        line = ending.command("evaluate", *measure, "--out", ending.beside(out, "small"))
+        steps.append(("measure a model on it: here small, or one of yours", line))
+    return steps
+
+
+def is_dataset(uri: str) -> bool:
+    return storage.exists(storage.join(uri, MANIFEST))
 
 
 if __name__ == "__main__":

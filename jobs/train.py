@@ -8,11 +8,11 @@ option that is given wins over both.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
+from collections.abc import Mapping
 from functools import partial
 
-from jobs import flags
+from jobs import ending, flags
 from jobs.recipes import RECIPES
 from pipeline import config, storage
 from pipeline.config import io as config_io
@@ -109,12 +109,14 @@ def carry_out(run: config.TrainConfig) -> None:
     begun = open_folder(run, inputs=inputs_of(run))
     if first >= run.total_steps:
         print(f"{run.out} is complete: {first} steps. Raise --train.steps to train on, or choose another --out.")
+        say_ending(run, {})
         return
     print(f"{'continuing' if begun else 'training'} {run.recipe} at step {first} of {run.total_steps}: {run.out}")
     print(f"data: {manifests[0].rows} images, {manifests[0].objects} objects in {run.data.train}", flush=True)
     import_early(run.tracking)
     connect()
     run = training_on_device(run)
+    asked = run
     with TrainingLog(run, first) as log:
         # Workers need no way to MLflow, and Ray shows what they were given.
         run = config_io.replace(run, **{"tracking.uri": mask_uris(run.tracking.uri)})
@@ -124,8 +126,27 @@ def carry_out(run: config.TrainConfig) -> None:
             reached = f"at step {step_of(saved[-1])}: {run.out} is saved" if saved else "before the first step"
             print(f"stopped {reached}, and the same command continues it", flush=True)
             raise SystemExit(stop.code())
-    print(f"Report: {storage.join(run.out, 'report.html')}")
-    print(json.dumps({"out": run.out, "steps": run.total_steps, **log.last_scores()}))
+    say_ending(asked, log.last_scores(), log.tracked.where)
+
+
+def say_ending(run: config.TrainConfig, scores: Mapping[str, float], page: str = "") -> None:
+    """What a finished run made, and what one does with it; `page`: of MLflow."""
+    found = "".join(f", {name.removeprefix('val/')} {value:.3f}" for name, value in scores.items())
+    what = f"Run of {run.recipe}, {run.total_steps} steps{found}"
+    steps = [*next_steps(run), *ending.mlflow_ui(run.tracking.uri if run.tracking.enabled else "")]
+    ending.say({what: run.out, "Report": storage.join(run.out, "report.html")}, steps, page)
+
+
+def next_steps(run: config.TrainConfig) -> list[ending.Step]:
+    """What one does with a trained model: measure it, and click."""
+    model = ("--checkpoint", ending.place(run.out))
+    data = f"val={ending.place(run.data.val)}" if run.data.val else "NAME=URI"
+    measure = (*model, "--data", data, "--cfr-steps", "0", "1", "--out", ending.beside(run.out, "eval"))
+    clicks = ("--images", "IMAGES", "--clicks", "CLICKS.csv", "--out", ending.beside(run.out, "predictions"))
+    return [
+        ("measure it by simulated clicks", ending.command("evaluate", *measure)),
+        ("make masks of your own clicks", ending.command("predict", *model, *clicks)),
+    ]
 
 
 if __name__ == "__main__":

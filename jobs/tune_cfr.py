@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs import flags
+from jobs import ending, flags
+from pipeline import storage
 from pipeline.config import Eval
 from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.engine import lease
 
+BEST = "best.json"
 SHORT = {**flags.short_forms(eval=Eval), "seed": "search_seed", "cfr.crop": "crop"}
 
 
@@ -49,6 +51,15 @@ def carry_out(config: CfrSweepConfig) -> None:
     with tracked_cfr(checked) as log:
         sweep = Sweep(checked)
         sweep.run(log.trial)
-        summary = log.finish(sweep)
+        summary, tracked = log.finish(sweep), log.log.run
     print_passes(summary)
-    print(f"Report: {checked.out}/report.html")
+    made = {"Best setting": storage.join(checked.out, BEST), "Report": storage.join(checked.out, "report.html")}
+    ending.say(made, [*next_steps(config, checked.out), *ending.mlflow_ui(tracked.uri)], tracked.where)
+
+
+def next_steps(config: CfrSweepConfig, out: str) -> list[ending.Step]:
+    """What one does with a setting: evaluate with it."""
+    best = ending.place(storage.join(out, BEST))
+    words = ("--checkpoint", config.checkpoint, "--data", *config.data, "--config", best)
+    line = ending.command("evaluate", *words, "--out", ending.beside(out, "best"))
+    return [("evaluate with the best setting", line)]

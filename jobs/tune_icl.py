@@ -15,14 +15,17 @@ from dataclasses import replace
 
 import tyro
 
-from jobs import flags
+from jobs import ending, flags
 from jobs.recipes import RECIPES
 from jobs.train import SHORT, completed, recipe_and_start
+from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.config import io as config_io
 from pipeline.config.sweeps import IclSweepConfig, fields_of
 from pipeline.engine import lease, stop
 from pipeline.errors import UserError
+
+BEST = "best.json"
 
 
 def parse(args: list[str]) -> IclSweepConfig:
@@ -76,6 +79,15 @@ def carry_out(config: IclSweepConfig) -> None:
             if not sweep.trials:
                 raise UserError(said)
             print(said, flush=True)
-        summary = log.finish(sweep)
+        summary, tracked = log.finish(sweep), log.log.run
     print_best(summary)
-    print(f"Report: {checked.out}/report.html")
+    made = {"Best setting": storage.join(checked.out, BEST), "Report": storage.join(checked.out, "report.html")}
+    ending.say(made, [*next_steps(checked.run, checked.out), *ending.mlflow_ui(tracked.uri)], tracked.where)
+
+
+def next_steps(run: TrainConfig, out: str) -> list[ending.Step]:
+    """What one does with a setting: train with it."""
+    best = ending.place(storage.join(out, BEST))
+    words = (run.recipe, "--config", best, "--data.train", ending.place(run.data.train))
+    words += ("--data.val", ending.place(run.data.val), "--out", ending.beside(out, "best"))
+    return [("train with the best setting", ending.command("train", *words))]

@@ -120,6 +120,7 @@ class EvaluateConfig(EvaluationBase):
     cfr: Cfr = field(default_factory=Cfr)
     predictor: str = ""
     """package.module:factory of any predictor with SAM's interface, in the place of a checkpoint."""
+    masks: bool = False  # Write the final masks too: OUT/masks/DATASET/SETTING with PNGs and a COCO annotations.json
     compare: str = ""  # Results folder of an earlier evaluation: the report then says how every object differs
 
     def __post_init__(self) -> None:

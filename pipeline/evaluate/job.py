@@ -18,6 +18,7 @@ from pipeline.config import Cfr
 from pipeline.data.fingerprint import checksum
 from pipeline.engine.progress import Progress
 from pipeline.evaluate import results
+from pipeline.evaluate.exports import write_masks
 from pipeline.evaluate.left_out import sentences
 from pipeline.evaluate.plan import DataSet, WorkUnit, plan
 from pipeline.evaluate.pool import ActorPool, SettingsAt, actors_for, in_rounds, prepared
@@ -45,7 +46,8 @@ class Evaluation:
 
 
 def evaluate(checked: CheckedEvaluation, about: Callable[[], dict[str, Any]]) -> Evaluation:
-    """Carry out an evaluation on the connected cluster; write objects.parquet, rejected.parquet and summary.json.
+    """Carry out an evaluation on the connected cluster; write objects.parquet, rejected.parquet and summary.json;
+    with --masks the masks as files too.
 
     Args:
         checked: see `request.check`.
@@ -75,6 +77,8 @@ def evaluate(checked: CheckedEvaluation, about: Callable[[], dict[str, Any]]) ->
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **about(),
     }
+    if checked.config.masks:
+        summary["masks"] = write_masks(checked.out, units, parts, checked.sources, checked.settings)
     results.write_table(storage.join(checked.out, "objects.parquet"), objects)
     write_json(storage.join(checked.out, "summary.json"), summary)
     return Evaluation(checked.out, summary, objects, units, parts)

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
-import numpy as np
 import pyarrow as pa
-from pycocotools import mask as rle
 
 from pipeline import storage
 from pipeline.data.images import decode_sample
 from pipeline.data.manifest import read_group
 from pipeline.errors import describe
+from pipeline.evaluate.exports import ANNOTATIONS, CocoFile, MaskFacts
 from pipeline.evaluate.plan import WorkUnit
 from pipeline.evaluate.results import decode_mask, read_table, write_table
 from pipeline.predict.click_files import ClickedObject
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture
-from pipeline.report.overlay import overlay
+from pipeline.report.closeup import Panel, Window, window_for
+from pipeline.report.overlay import overlay, strip, whole_image
 from pipeline.report.pages import write_pages
 from pipeline.storage.json_files import write_json
 
@@ -70,54 +70,31 @@ def write_outputs(
     """
     places = {row["object_id"]: row for row in found.select(["object_id", "forward_passes", "seconds"]).to_pylist()}
 
-    def write(unit: WorkUnit) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
+    def write(unit: WorkUnit) -> list[tuple[int, MaskFacts]]:
         made = []
         for row in read_table(parts[unit.name], ["object_id", "masks"]).to_pylist():
             if row["object_id"] in places:
                 png = row["masks"][-1]["png"]
                 storage.write_bytes(storage.join(out, mask_path(objects[row["object_id"]], row["object_id"])), png)
-                made.append((row["object_id"], *_described(png)))
+                made.append((row["object_id"], MaskFacts.of(png)))
         return made
 
-    described = {number: rest for some in storage.map_parallel(write, units) for number, *rest in some}
-    rows, annotations, images = [], [], {}
-    for number in sorted(described):
-        one, (figures, segmentation), result = objects[number], described[number], places[number]
-        path = mask_path(one, number)
+    described = dict(one for some in storage.map_parallel(write, units) for one in some)
+    rows, coco = [], CocoFile()
+    for number, mask in sorted(described.items()):
+        one, path = objects[number], mask_path(objects[number], number)
         clicks = [{"x": float(c.col), "y": float(c.row), "positive": c.positive} for c in one.clicks]
-        rows.append({**result, "image": one.image, "object": one.name, "mask": path, "clicks": clicks, **figures})
-        height, width = segmentation["size"]
-        record = {"id": len(images) + 1, "file_name": one.image, "width": width, "height": height}
-        image_id = images.setdefault(one.image, record)["id"]
-        annotations.append(
-            {
-                "id": number + 1,
-                "image_id": image_id,
-                "category_id": 1,
-                "iscrowd": 0,
-                "segmentation": segmentation,
-                "object": one.name,
-                "clicks": clicks,
-                **figures,
-            }
+        figures = {"area": mask.area, "bbox": mask.bbox}
+        rows.append(
+            {**places[number], "image": one.image, "object": one.name, "mask": path, "clicks": clicks, **figures}
         )
-    categories = [{"id": 1, "name": "object", "supercategory": ""}]
-    coco = {"images": list(images.values()), "annotations": annotations, "categories": categories}
-    write_json(storage.join(out, "annotations.json"), coco)
+        coco.add(number + 1, one.image, mask, object=one.name, clicks=clicks)
+    coco.write(storage.join(out, ANNOTATIONS))
     write_table(storage.join(out, "objects.parquet"), pa.Table.from_pylist(rows, schema=OBJECTS))
-    summary = {**about, "objects": len(rows), "images": len(images)}
+    summary = {**about, "objects": len(rows), "images": len(coco.images)}
     write_pages(out, "Masks from clicks", _blocks(out, summary, objects, units, sorted(described)))
     write_json(storage.join(out, "summary.json"), summary)
     return summary
-
-
-def _described(png: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Area and box of a mask, and its COCO run lengths."""
-    mask = decode_mask(png).astype(np.uint8)
-    x, y, width, height = cv2.boundingRect(mask)
-    runs: Any = rle.encode(np.asfortranarray(mask))
-    segmentation = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
-    return {"area": int(np.count_nonzero(mask)), "bbox": [int(x), int(y), int(width), int(height)]}, segmentation
 
 
 def _blocks(
@@ -148,12 +125,12 @@ def _blocks(
 def _picture(out: str, unit: WorkUnit, row: int, one: ClickedObject, number: int) -> Picture:
     image = decode_sample(read_group(unit.uri, unit.shard, unit.group)[row]).image
     mask = decode_mask(storage.read_bytes(storage.join(out, mask_path(one, number))))
-    scale = min(1.0, SHOWN_HEIGHT / image.shape[0])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    shown = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    clicks = [type(c)(c.row * scale, c.col * scale, c.positive) for c in one.clicks]
-    drawn = overlay(small, shown, clicks=clicks)
+    height = min(SHOWN_HEIGHT, image.shape[0])
+    box = Window.of(mask)
+    panel = Panel(image, window_for(box, one.clicks, image.shape, height), box, height)
+    drawn = overlay(panel.image, panel.mask(mask), clicks=panel.clicks(one.clicks), radius=panel.radius)
+    if not panel.whole:
+        drawn = strip([whole_image(image, panel, height), drawn], ["", ""], height)
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
     if not ok:
         raise ValueError("cannot encode the picture")

@@ -56,12 +56,14 @@ class Picture:
 
     Attributes:
         width: of a strip, pixels: it takes the page's width and scrolls sideways on a small screen; 0: a plot.
+        note: a sentence on what it shows, under the caption.
     """
 
     name: str
     data: bytes
     caption: str
     width: int = 0
+    note: str = ""
 
 
 Block = Heading | Paragraph | Facts | Table | Picture
@@ -103,7 +105,8 @@ def _md_block(block: Block, folder: str) -> str:
             head = [_md(f"{title}{name}") for title, name in zip(titles, block.head, strict=True)]
             return _md_table(head, [[_md(cell) for cell in row] for row in block.rows], block.text_columns)
         case Picture():
-            return f"![{_md(block.caption)}]({folder}/{block.name})\n\n{_md(block.caption)}"
+            note = f"\n\n{_md(block.note)}" if block.note else ""
+            return f"![{_md(block.caption)}]({folder}/{block.name})\n\n{_md(block.caption)}{note}"
 
 
 def to_markdown(blocks: Sequence[Block], folder: str) -> str:
@@ -127,7 +130,8 @@ def _html_block(block: Block) -> str:
         case Picture():
             kind = "jpeg" if PurePosixPath(block.name).suffix == ".jpg" else "png"
             source = f"data:image/{kind};base64,{base64.b64encode(block.data).decode()}"
-            caption = f"<figcaption>{e(block.caption)}</figcaption>"
+            note = f'<span class="note">{e(block.note)}</span>' if block.note else ""
+            caption = f"<figcaption>{e(block.caption)}{note}</figcaption>"
             if not block.width:
                 return f'<figure class="plot"><img src="{source}" alt="{e(block.caption)}">{caption}</figure>'
             size = f"width:{block.width}px;min-width:{min(block.width, READABLE_STRIP)}px"
@@ -136,11 +140,14 @@ def _html_block(block: Block) -> str:
 
 
 def _html_table(table: Table) -> str:
+    """In a box of its own, in which the header and the first column stay in sight."""
     e = html.escape
     starts, column = set(), 0
     top = ""
     for title, width in table.groups:
-        top += f'<th colspan="{width}" class="group">{e(title)}</th>' if title else f'<th colspan="{width}"></th>'
+        spans = [1, width - 1] if not column and not title and width > 1 else [width]  # the first column is one cell
+        kind = ' class="group"' if title else ""
+        top += "".join(f'<th colspan="{span}"{kind}>{e(title)}</th>' for span in spans)
         starts.add(column)
         column += width
 
@@ -155,7 +162,7 @@ def _html_table(table: Table) -> str:
 
     head = (f'<tr class="groups">{top}</tr>' if top else "") + line("th", table.head)
     body = "".join(line("td", row) for row in table.rows)
-    return f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll table" tabindex="0"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 _STYLE = """
@@ -176,21 +183,29 @@ code { font: .86em/1.5 ui-monospace, "DejaVu Sans Mono", Consolas, monospace; ba
 .facts dt { color: var(--soft); } .facts dd { margin: 0; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--soft); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .4rem 0; }
+.table { overflow: auto; max-height: 85vh; max-width: max-content; margin: .4rem 0; }
+table { width: max-content; border-collapse: separate; border-spacing: 0; font-size: .88rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: .34rem .55rem; border-bottom: 1px solid var(--line); white-space: nowrap; overflow-wrap: normal; }
-th { font-weight: 600; color: var(--soft); } .groups th { border-bottom: 0; padding-bottom: 0; }
+th { font-weight: 600; color: var(--soft); background: var(--paper); position: sticky; top: 0; z-index: 2; }
+.groups th { border-bottom: 0; padding-bottom: 0; height: 1.7rem; } .groups + tr th { top: 1.7rem; }
+tr { background: var(--paper); } td:first-child { background: inherit; position: sticky; left: 0; z-index: 1; }
+th:first-child { left: 0; z-index: 3; } th:first-child, td:first-child { border-right: 1px solid var(--line); }
 .group { text-align: center; } .first, .group { border-left: 1px solid var(--line); }
 .text { text-align: left; } .number { text-align: right; }
 tbody tr:hover { background: var(--panel); }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .86rem; margin-top: .35rem; }
+.note { display: block; color: var(--ink); }
 .plot { display: inline-block; vertical-align: top; max-width: 100%; margin-right: 1.2rem; }
 .plot img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; border: 1px solid var(--line); }
 .wide .scroll { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 6px; }
 .wide img { display: block; max-width: 100%; height: auto; }
 .good, .bad { font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); } .none { color: var(--none); }
-@media (max-width: 640px) { .facts { grid-template-columns: 1fr; gap: 0; } .facts dd { margin-bottom: .5rem; } }
-@media print { .scroll { overflow: visible; } .wide img { min-width: 0 !important; } }
+@media (max-width: 640px) { .facts { grid-template-columns: 1fr; gap: 0; } .facts dd { margin-bottom: .5rem; }
+  th:first-child, td:first-child { max-width: 34vw; white-space: normal; overflow-wrap: anywhere; } }
+@media print { .scroll { overflow: visible; max-height: none; } .wide img { min-width: 0 !important; }
+  th, td:first-child { position: static; } }
 """
 
 

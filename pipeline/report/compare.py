@@ -24,6 +24,8 @@ RESAMPLES = 10_000
 LARGEST = 5  # objects listed for each data set and setting
 IRRELEVANT = tuple(f"eval.{n}" for n in ("actors", "device", "gpu", "hang_seconds", "max_bad_fraction"))  # to results
 
+NAMED = ("uri", "sha256", "format", "step", "recipe")  # what says which model it is
+
 _COLUMNS = pa.schema(
     [
         ("dataset", pa.string()),
@@ -176,7 +178,7 @@ def differences(summary: Mapping[str, Any], objects: pa.Table, earlier: Earlier)
     notes += [f"{name} was evaluated there only." for name in absent]
     return {
         "uri": earlier.uri,
-        "checkpoint": {k: earlier.summary["checkpoint"][k] for k in ("uri", "sha256")},
+        "checkpoint": {k: v for k, v in earlier.summary["checkpoint"].items() if k in NAMED},
         "date": earlier.summary.get("date"),
         "command": earlier.summary.get("command"),
         "max_clicks": budget,

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.clicks.encode import Click, decode
+from pipeline.report.closeup import NUMBERED, Panel, Window, fitted, mark_radius, window_for
 
 # Okabe-Ito hues, told apart by colour-blind readers as well; positive and negative clicks differ in shape too.
 MASK = (0, 114, 178)
@@ -23,7 +24,7 @@ NEGATIVE = (213, 30, 20)
 PAPER = (255, 255, 255)
 INK = (40, 40, 40)
 TINT = 0.45
-WIDEST = 3  # widths of a panel over its height
+
 GAP = 6  # pixels between the panels of a strip
 
 
@@ -48,6 +49,7 @@ def overlay(
     mask: np.ndarray,
     truth: np.ndarray | None = None,
     clicks: Sequence[Click] = (),
+    radius: int = 0,
 ) -> np.ndarray:
     """An image with a mask (blue), the ground truth's outline (yellow) and numbered clicks.
 
@@ -55,7 +57,9 @@ def overlay(
         image: (H, W, 3) uint8 RGB; not changed.
         mask: (H, W) bool.
         truth: (H, W) bool, or int8 {1, 0, -1}; ignored pixels are greyed.
-        clicks: in time order; positive ones are green disks, negative ones red squares.
+        clicks: in time order; positive ones are green disks, negative ones red squares. One beside the image is not
+            drawn.
+        radius: of a click's mark, pixels; 0: by the image's size.
 
     Returns:
         (H, W, 3) uint8.
@@ -69,7 +73,7 @@ def overlay(
     if truth is not None:
         _edge(picture, truth == 1, TRUTH, thickness + 1)
     _edge(picture, mask, MASK_EDGE, thickness)
-    return _with_clicks(picture, clicks)
+    return _with_clicks(picture, clicks, radius)
 
 
 def _truth_panel(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -81,22 +85,26 @@ def _truth_panel(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _with_clicks(picture: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-    """The picture with click marks, whole ones also at its border.
+def _with_clicks(picture: np.ndarray, clicks: Sequence[Click], radius: int = 0) -> np.ndarray:
+    """The picture with click marks, whole ones also at its border; small ones have no number.
 
     The first clicks lie on top: later ones crowd around small errors.
     """
     if not clicks:
         return picture
     height, width = picture.shape[:2]
-    radius = max(4, min(14, round(min(height, width) / 22)))
+    radius = radius or mark_radius(picture.shape)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     for number, click in reversed(list(enumerate(clicks, 1))):
+        if not (-0.5 <= click.row < height - 0.5 and -0.5 <= click.col < width - 0.5):
+            continue
         x, y = (max(radius, min(size - radius - 1, at)) for at, size in ((click.col, width), (click.row, height)))
         box = (x - radius, y - radius, x + radius, y + radius)
         shape = draw.ellipse if click.positive else draw.rectangle
         shape(box, fill=POSITIVE if click.positive else NEGATIVE, outline=(255, 255, 255), width=max(1, radius // 5))
+        if radius < NUMBERED:
+            continue
         font = _font(max(7, round(radius * (1.35 if number < 10 else 1.1))), bold=True)
         draw.text((x, y), str(number), (255, 255, 255), font, anchor="mm")
     return np.asarray(canvas).copy()
@@ -133,22 +141,13 @@ def strip(panels: Sequence[np.ndarray], captions: Sequence[str], height: int = 2
 
 def _to_height(image: np.ndarray, height: int) -> np.ndarray:
     """The panel `height` pixels high; one that is too wide for that is made smaller and stands in the middle."""
-    fitted = image if image.shape[0] == height else _fitted(image, height)
-    missing = height - fitted.shape[0]
+    shown = image if image.shape[0] == height else fitted(image, height)
+    missing = height - shown.shape[0]
     if not missing:
-        return fitted
+        return shown
     return cv2.copyMakeBorder(
-        fitted, missing // 2, missing - missing // 2, 0, 0, cv2.BORDER_CONSTANT, value=[float(v) for v in PAPER]
+        shown, missing // 2, missing - missing // 2, 0, 0, cv2.BORDER_CONSTANT, value=[float(v) for v in PAPER]
     )
-
-
-def _fitted(image: np.ndarray, height: int) -> np.ndarray:
-    """An (H, W, 3) picture at the size at which it fits a box of `height` x `WIDEST` times that, 1 pixel at least."""
-    scale = min(height / image.shape[0], WIDEST * height / image.shape[1])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    if scale < 1:  # by parts first: OpenCV takes no side of 32,768 pixels and more
-        image = image[:: max(1, image.shape[0] // 16384), :: max(1, image.shape[1] // 16384)]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
 def object_strip(
@@ -162,6 +161,7 @@ def object_strip(
     """The report's strip of one object: picture, ground truth, then the mask after some of the clicks.
 
     Drawn at the strip's size, so that lines and click marks are as thick for a large photograph as for a small one.
+    Where click marks would hide the object, all but the first panel show the part of the image around it.
 
     Args:
         image: (H, W, 3) uint8.
@@ -171,25 +171,36 @@ def object_strip(
         ious: IoU after each click.
         height: of the panels, pixels.
     """
-    small = _fitted(image, height)
-    rows, cols = (np.arange(n) * m // n for n, m in zip(small.shape, image.shape[:2]))
-    target = np.ascontiguousarray(truth.astype(np.int8)[rows][:, cols])
-    down, right = small.shape[0] / image.shape[0], small.shape[1] / image.shape[1]
-    placed = [Click((c.row + 0.5) * down - 0.5, (c.col + 0.5) * right - 0.5, c.positive) for c in clicks]
-    panels = [small, _truth_panel(small, target)]
-    captions = ["image", "ground truth"]
+    target = truth.astype(np.int8)
+    box = Window.of(target == 1)
+    panel = Panel(image, window_for(box, clicks, image.shape, height), box, height)
+    small = panel.labels(target)
+    size = "ground truth" if panel.whole else f"truth, {panel.window.shape[1]} x {panel.window.shape[0]} px"
+    panels = [whole_image(image, panel, height), _truth_panel(panel.image, small)]
+    captions = ["image", size]
     for count in sorted(masks):
-        mask = _shrunk(masks[count], small.shape[:2])
-        panels.append(overlay(small, mask, target, placed[:count]))
-        captions.append(f"{count} click{'s' if count > 1 else ''}: IoU {ious[count - 1]:.3f}")
+        drawn = panel.clicks(clicks[:count])
+        panels.append(overlay(panel.image, panel.mask(masks[count]), small, drawn, panel.radius))
+        outside = panel.outside(clicks[:count])
+        away = f" ({outside} outside)" if outside else ""
+        captions.append(f"{count} click{'s' if count > 1 else ''}: IoU {ious[count - 1]:.3f}{away}")
     return strip(panels, captions, height)
 
 
-def _shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A (H, W) bool mask at a panel's size; a pixel of it that is hit at all stays."""
-    step = [max(1, n // 16384) for n in mask.shape]
-    part = mask[:: step[0], :: step[1]].astype(np.uint8)
-    return cv2.resize(part, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR) > 0
+def whole_image(image: np.ndarray, panel: Panel, height: int) -> np.ndarray:
+    """An image `height` pixels high, with a frame around what the panel shows of it."""
+    if panel.whole:
+        return panel.image
+    small = np.ascontiguousarray(fitted(image, height))
+    down, right = (now / was for now, was in zip(small.shape, image.shape[:2]))
+    window = panel.window
+    corners = [
+        (round(window.left * right) - 2, round(window.top * down) - 2),
+        (round(window.right * right) + 1, round(window.bottom * down) + 1),
+    ]
+    for colour, width in ((INK, 4), (PAPER, 2)):
+        cv2.rectangle(small, corners[0], corners[1], colour, width)
+    return small
 
 
 def training_picture(

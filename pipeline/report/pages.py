@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pipeline import storage
 from pipeline.errors import describe
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, to_html, to_markdown
+from pipeline.report.naming import model_name
 
 FIGURES = "report-figures"
 FORMATS = {
@@ -61,6 +62,7 @@ def header(summary: Mapping[str, Any]) -> Facts:
     about: list[tuple[str, Any]] = [("Recipe", summary.get("recipe"))]  # of a sweep that trains
     if checkpoint is not None:
         about = [
+            ("Model", model_name(checkpoint) if checkpoint["format"] != "predictor" else None),
             ("Predictor" if checkpoint["format"] == "predictor" else "Checkpoint", checkpoint["uri"]),
             ("SHA-256", checkpoint["sha256"]),
             ("Format", FORMATS[checkpoint["format"]]),

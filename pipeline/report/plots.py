@@ -31,12 +31,14 @@ def _style(index: int) -> dict[str, Any]:
     }
 
 
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes, at most COLUMNS side by side."""
+def panels(count: int, title: str = "") -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes, at most COLUMNS side by side, and a title over them."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=10, color="#444444", wrap=True)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     for ax in axes:
         ax.grid(True, color="#dddddd", linewidth=0.6)
@@ -59,11 +61,12 @@ def _datasets(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
     return found
 
 
-def iou_curves(results: Sequence[Mapping[str, Any]]) -> Figure | None:
+def iou_curves(results: Sequence[Mapping[str, Any]], model: str = "") -> Figure | None:
     """Mean IoU after each click, a panel per data set, a line per setting.
 
     Args:
         results: `summary["results"]`.
+        model: whose results these are, for the title.
 
     Returns:
         The figure, or None when there are no objects.
@@ -71,7 +74,7 @@ def iou_curves(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     datasets = _datasets(results)
     if not datasets:
         return None
-    figure, axes = panels(len(datasets))
+    figure, axes = panels(len(datasets), model)
     for ax, (name, rows) in zip(axes, datasets.items(), strict=True):
         for i, row in enumerate(rows):
             curve = row["mean_iou"]
@@ -85,7 +88,7 @@ def iou_curves(results: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def noc_histogram(
-    results: Sequence[Mapping[str, Any]], objects: pa.Table, level: int = 90, max_clicks: int = 20
+    results: Sequence[Mapping[str, Any]], objects: pa.Table, level: int = 90, max_clicks: int = 20, model: str = ""
 ) -> Figure | None:
     """How many objects needed how many clicks to reach IoU >= `level` %, a panel per data set.
 
@@ -94,11 +97,12 @@ def noc_histogram(
         objects: table of `objects.parquet`.
         level: IoU in percent.
         max_clicks: the click budget; a last bar counts the objects that did not reach the level in it.
+        model: whose results these are, for the title.
     """
     datasets = _datasets(results)
     if not datasets:
         return None
-    figure, axes = panels(len(datasets))
+    figure, axes = panels(len(datasets), model)
     bins = np.arange(1, max_clicks + 2)
     for ax, (name, rows) in zip(axes, datasets.items(), strict=True):
         width = 0.84 / len(rows)
@@ -119,7 +123,7 @@ def noc_histogram(
     return figure
 
 
-def cost_of_refinement(results: Sequence[Mapping[str, Any]], level: int = 90) -> Figure | None:
+def cost_of_refinement(results: Sequence[Mapping[str, Any]], level: int = 90, model: str = "") -> Figure | None:
     """NoC@level against seconds per click: what CFR-n buys and what it costs. A line per data set.
 
     Returns:
@@ -132,7 +136,7 @@ def cost_of_refinement(results: Sequence[Mapping[str, Any]], level: int = 90) ->
     datasets = {name: rows for name, rows in datasets.items() if len(rows) > 1}
     if not datasets:
         return None
-    figure, (ax,) = panels(1)
+    figure, (ax,) = panels(1, model)
     for i, (name, rows) in enumerate(datasets.items()):
         rows = sorted(rows, key=lambda row: row["seconds_per_click"])
         seconds, clicks = [row["seconds_per_click"] for row in rows], [row["noc"][key] for row in rows]

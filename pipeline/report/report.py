@@ -18,6 +18,7 @@ from pipeline.report import plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture, Table
 from pipeline.report.claims import CLAIMS, TOLERANCE, compare
 from pipeline.report.compared import compared_blocks
+from pipeline.report.naming import model_name
 from pipeline.report.pages import header, plot, section, write_pages
 
 __all__ = ["ObjectPicture", "pick_objects", "write_report"]
@@ -33,6 +34,7 @@ class ObjectPicture:
     Attributes:
         iou: after the last click.
         strip: (H, W, 3) uint8 RGB.
+        why: it went as it did, phrases (`reasons.reasons`).
     """
 
     dataset: str
@@ -42,6 +44,7 @@ class ObjectPicture:
     iou: float
     strip: np.ndarray
     kind: Literal["worst", "typical"] = "worst"
+    why: Sequence[str] = ()
 
 
 def pick_objects(
@@ -106,7 +109,7 @@ def write_report(
     Returns:
         Content of the files, report.md, report.html and the pictures of report.md, by name below `out`.
     """
-    name = summary["checkpoint"]["uri"].rstrip("/").rsplit("/", 1)[-1]
+    name = model_name(summary["checkpoint"])
     title = f"Evaluation of {name}"
     blocks: list[Block] = [
         Heading(title, 1),
@@ -116,7 +119,7 @@ def write_report(
         Heading("Results"),
         _results(summary["results"]),
         *(Paragraph(text) for text in _legend(summary)),
-        *section("Comparison", lambda: compared_blocks(summary.get("compared"))),
+        *section("Comparison", lambda: compared_blocks(summary.get("compared"), summary["checkpoint"])),
         *_plots(summary, objects),
         *section("Worst objects", lambda: _strips("Worst objects", [p for p in pictures if p.kind == "worst"])),
         *section("Typical objects", lambda: _strips("Typical objects", [p for p in pictures if p.kind == "typical"])),
@@ -125,6 +128,7 @@ def write_report(
         Heading("Images and objects set aside"),
         *_rejected(summary),
         *(Paragraph(line) for line in summary.get("left_out", ())),
+        *_masks(summary.get("masks")),
     ]
     return write_pages(out, title, blocks)
 
@@ -181,17 +185,18 @@ def _plots(summary: Mapping[str, Any], objects: pa.Table) -> list[Block]:
     if level is None:
         return []
     clicks = int(summary["options"].get("eval.max_clicks", 20))
+    model = model_name(summary["checkpoint"])
     made: list[tuple[str, str, Callable[[], Figure | None]]] = [
-        ("iou.png", "Mean IoU after each click.", lambda: plots.iou_curves(results)),
+        ("iou.png", "Mean IoU after each click.", lambda: plots.iou_curves(results, model)),
         (
             "noc.png",
             f"Number of clicks to IoU {level} %.",
-            lambda: plots.noc_histogram(results, objects, level, clicks),
+            lambda: plots.noc_histogram(results, objects, level, clicks, model),
         ),
         (
             "refinement.png",
             f"What refinement buys and costs: NoC@{level} against seconds per click.",
-            lambda: plots.cost_of_refinement(results, level),
+            lambda: plots.cost_of_refinement(results, level, model),
         ),
     ]
     blocks: list[Block] = [Heading("Plots")]
@@ -208,9 +213,14 @@ def _plots(summary: Mapping[str, Any], objects: pa.Table) -> list[Block]:
 def _strips(title: str, pictures: Sequence[ObjectPicture]) -> list[Block]:
     if not pictures:
         return []
+    chosen = {
+        "worst": "The lowest mean IoU over all clicks, from each data set in turn.",
+        "typical": "The mean IoU over all clicks nearest the median, from each data set in turn.",
+    }[pictures[0].kind]
     text = (
-        "Mask in blue, ground truth in yellow, ignored pixels grey; "
-        "numbered clicks, positive ones as green disks, negative ones as red squares."
+        f"{chosen} Mask in blue, ground truth in yellow, ignored pixels grey; numbered clicks, positive ones as green "
+        "disks, negative ones as red squares. Where they would hide a small object, the frame in the first picture "
+        "says which part of it the others show."
     )
     blocks: list[Block] = [Heading(title), Paragraph(text)]
     for i, picture in enumerate(pictures):
@@ -223,8 +233,19 @@ def _strips(title: str, pictures: Sequence[ObjectPicture]) -> list[Block]:
             f"{picture.dataset}, image {picture.image_id}, object {picture.object_id}, {picture.setting}: "
             f"final IoU {picture.iou:.3f}"
         )
-        blocks.append(Picture(f"{picture.kind}-{i + 1:02d}.jpg", data.tobytes(), caption, picture.strip.shape[1]))
+        name, note = f"{picture.kind}-{i + 1:02d}.jpg", "; ".join(picture.why)
+        sentence = f"{note[0].upper()}{note[1:]}." if note else ""
+        blocks.append(Picture(name, data.tobytes(), caption, picture.strip.shape[1], sentence))
     return blocks
+
+
+def _masks(written: Mapping[str, Any] | None) -> list[Block]:
+    """Where the final masks lie, if they were written (`summary["masks"]`)."""
+    if not written:
+        return []
+    rows = [[folder, str(count)] for folder, count in written.items()]
+    text = "The masks after each object's last click, beside this report: PNG files, and annotations.json of COCO."
+    return [Heading("Masks as files"), Paragraph(text), Table(["folder", "masks"], rows)]
 
 
 def _claims(summary: Mapping[str, Any]) -> list[Block]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report import sweep_plots
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Table
+from pipeline.report.naming import model_name
 from pipeline.report.pages import header, plot, section, write_pages
 from pipeline.report.sweep_history import histories, indistinct
 from pipeline.tune.dimensions import Dimension, Fixed, parse, shown
@@ -49,7 +50,8 @@ def write_sweep_report(out: str | Path, summary: Mapping[str, Any]) -> dict[str,
     objectives = [OBJECTIVES[name] for name in summary["objectives"]]
     dimensions = {name: parse(text, name) for name, text in summary["space"].items()}
     searched = {name: d for name, d in dimensions.items() if not isinstance(d, Fixed)}
-    title = f"Sweep over {summary['kind'].upper()} settings"
+    of = f" of {model_name(summary['checkpoint'])}" if "checkpoint" in summary else f" of {summary['recipe']}"
+    title = f"Sweep over {summary['kind'].upper()} settings{of}"
     blocks: list[Block] = [
         Heading(title, 1),
         *(Paragraph(text) for text in indistinct(summary)),

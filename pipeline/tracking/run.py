@@ -112,15 +112,15 @@ class Run:
 
     @property
     def where(self) -> str:
-        """How to see the run in a browser; "" while the store was never reached."""
+        """Address of its page in MLflow, under `mlflow ui` for a local store; "" while the store was never reached."""
         known = self._identity
         if known is None or not known.run_id:
             return ""
         address = page(known.experiment_id, known.run_id)
-        if sqlite_path(self.uri) is not None:
-            store = shlex.quote(self.uri)
-            return f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/{address}"
-        return f"{self.uri}/{address}" if self.uri.startswith("http") else f"run {known.run_id} in {self.uri}"
+        if self.uri.startswith("http"):
+            return f"{self.uri}/{address}"
+        local = sqlite_path(self.uri) is not None
+        return f"http://127.0.0.1:5000/{address}" if local else f"run {known.run_id} of {self.uri}"
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything is sent, at most `timeout` seconds. Returns whether it was."""
@@ -144,8 +144,6 @@ class Run:
         sent = self._thread.stop(timeout)
         if sent:
             self._note()
-            if "mlflow.parentRunId" not in self._identity.tags:
-                print(f"MLflow: {self.where}", flush=True)
         else:
             print(
                 f"tracking: {self.uri} did not take everything in time; the rest is sent by "

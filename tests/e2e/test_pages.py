@@ -51,15 +51,49 @@ def test_report_page(browser: Any, tmp_path: Path) -> None:
     browser.open(tmp_path / "report.html")
     text = wait_for_text(browser, "Results", "Plots", "Worst objects", "Typical objects", "Published figures")
     assert HOSTILE in text
-    assert browser.driver.title == "Evaluation of tiny_run"  # the script in a file name did not run
+    assert browser.driver.title == "Evaluation of tiny_run, step 600"  # the script in a file name did not run
     look_at(browser, tmp_path)
+
+
+STUCK = """
+const wrong = [];
+for (const box of document.querySelectorAll('.table')) {
+  box.scrollTop = box.scrollLeft = 10000;
+  const place = box.getBoundingClientRect(), lines = box.querySelectorAll('thead tr');
+  const first = lines[0].cells[0].getBoundingClientRect(), last = lines[lines.length - 1];
+  const names = last.cells[last.cells.length - 1].getBoundingClientRect();
+  const cells = [...box.querySelectorAll('tbody td:first-child')].map(cell => cell.getBoundingClientRect().left);
+  if (Math.abs(first.top - place.top) > 1 || Math.abs(first.left - place.left) > 1) wrong.push('corner');
+  if (names.bottom > place.top + 100) wrong.push('header');
+  if (cells.some(left => Math.abs(left - place.left) > 1)) wrong.push('column');
+  if (box.scrollWidth > box.clientWidth && !box.scrollLeft) wrong.push('does not scroll');
+}
+return [document.querySelectorAll('.table').length, wrong];
+"""
+
+
+def test_headers_and_first_columns_stay_in_sight(browser: Any, tmp_path: Path) -> None:
+    """Of tables wider and longer than a phone, in the box that they scroll in."""
+    rng = np.random.default_rng(0)
+    objects = objects_table(rng)
+    summary = summary_of(objects)
+    summary["rejected"] = {"grabcut": {f"reason {i} of many, and a long one at that": i for i in range(60)}}
+    write_report(tmp_path, summary, objects, [])
+    for width in (1200, 390):
+        phone = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        browser.open(tmp_path / "report.html")
+        wait_for_text(browser, "reason 59 of many")
+        assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= width
+        count, wrong = browser.driver.execute_script(STUCK)
+        assert count >= 3 and wrong == []
 
 
 def test_sweep_page(browser: Any, tmp_path: Path) -> None:
     write_sweep_report(tmp_path, sweep_summary())
     browser.open(tmp_path / "report.html")
     text = wait_for_text(browser, "Settings worth using at each cost", "What mattered", "All trials", "Failed trials")
-    assert HOSTILE in text and browser.driver.title == "Sweep over CFR settings"
+    assert HOSTILE in text and browser.driver.title == "Sweep over CFR settings of tiny_run, step 300"
     look_at(browser, tmp_path)
 
 

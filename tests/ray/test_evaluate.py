@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from pycocotools.coco import COCO
 
 from jobs import evaluate as command
 from pipeline.config import Cfr, Eval
@@ -127,6 +129,24 @@ def test_only_what_is_missing_is_evaluated_again(made: Path, whole: Evaluation, 
     assert {part: part.stat().st_mtime_ns for part in parts} == times
 
 
+def test_masks_of_a_finished_evaluation_are_written_from_its_parts(
+    made: Path, whole: Evaluation, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(made / "whole", out)
+    times = {part: part.stat().st_mtime_ns for part in (out / "parts").iterdir()}
+    again = evaluate(check(request(made, out, masks=True)), dict)
+    assert {part: part.stat().st_mtime_ns for part in (out / "parts").iterdir()} == times
+    assert again.summary["masks"] == {f"masks/blobs/{name}": 2 * PICTURES for name in ("cfr0", "cfr2")}
+    for folder, steps in (("cfr0", 0), ("cfr2", 2)):
+        coco = COCO(str(out / "masks" / "blobs" / folder / "annotations.json"))
+        rows = {(r["image_id"], r["object_id"]): r for r in again.objects.to_pylist() if r["cfr_steps"] == steps}
+        for annotation in coco.loadAnns(list(coco.anns)):
+            image_id = coco.imgs[annotation["image_id"]]["file_name"].removesuffix(".png")
+            masks = view(rows[image_id, annotation["object"]], again.units, again.parts).masks
+            assert np.array_equal(coco.annToMask(annotation) > 0, masks[max(masks)])
+
+
 def test_bad_rows_are_listed_and_fatal_above_the_limit(made: Path, tmp_path: Path, ray_session: None) -> None:
     rows = rows_of_blobs(PICTURES)
     rows[3] = dataclasses.replace(rows[3], image=rows[3].image[:40])
@@ -201,7 +221,10 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
     args += ["--max-clicks", "5", "--adaptive", "--out", str(tmp_path / "out")]
     args += ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     command.job(args)
-    assert "A-CFR-1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "A-CFR-1" in said and f"Report: {tmp_path}/out/report.html\nNext:\n" in said
+    assert f"-m jobs.tune cfr --checkpoint {made}/checkpoint --data blobs={made}/blobs --trials 24" in said
+    assert f"-m mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in said
     out = tmp_path / "out"
     assert all((out / name).stat().st_size > 0 for name in ("report.html", "report.md", "summary.json"))
     summary = json.loads((out / "summary.json").read_text())
@@ -216,9 +239,9 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
     curve = client.get_metric_history(summary["mlflow_run"], "blobs/acfr0/mean_iou")
     assert sorted((m.step, m.value) for m in curve) == list(enumerate(summary["results"][0]["mean_iou"], start=1))
     assert "report.html" in [f.path for f in client.list_artifacts(summary["mlflow_run"])]
-    (data,) = run.inputs.dataset_inputs
+    (data,) = run.inputs.dataset_inputs if run.inputs else []
     assert (data.dataset.name, data.tags[0].value) == ("blobs", "test")
-    assert json.loads(data.dataset.profile)["objects"] == summary["results"][0]["objects"]
+    assert json.loads(data.dataset.profile or "")["objects"] == summary["results"][0]["objects"]
     children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
     found = {child.data.params["cfr.steps"]: child.data.metrics for child in children}
     for entry in summary["results"]:

@@ -34,6 +34,7 @@ from pipeline.report.report import write_report
 from tests.report_example import HOSTILE, SETTINGS, objects_table, summary_of
 
 CFR_0 = (0, 1, False)
+MODEL = {"uri": "/models/y", "sha256": "1" * 64}
 Curves = dict[str, list[float]]
 
 
@@ -98,7 +99,7 @@ def test_identical_evaluations_have_no_difference() -> None:
         assert len(figures) == 7
         assert all(figure["low"] == figure["difference"] == figure["high"] == 0 for figure in figures)
         assert (row["only_here"], row["only_there"], row["largest"]) == (0, 0, [])
-    assert "largest differences" not in to_markdown(compared_blocks(found), "figures")
+    assert "largest differences" not in to_markdown(compared_blocks(found, MODEL), "figures")
 
 
 def test_noise_covers_zero_and_a_shift_does_not() -> None:
@@ -144,7 +145,7 @@ def test_lower_target_and_budget_of_both() -> None:
     assert "Option eval.target_iou is 0.95 here, 0.85 there." in found["notes"]
     low = compared(here, made({"a": [0.6]}, target_iou=0.5))
     assert low["results"][0]["noc"] == {}
-    assert "NoC@" not in to_markdown(compared_blocks(low), "figures")
+    assert "NoC@" not in to_markdown(compared_blocks(low, MODEL), "figures")
 
 
 def test_a_full_curve_is_stopped_like_the_other() -> None:
@@ -161,7 +162,7 @@ def test_other_settings_and_data_sets_are_named_not_guessed() -> None:
     elsewhere = compared(here, made({"a": [0.96]}, name="other"))
     assert elsewhere["notes"] == ["The earlier evaluation has no objects of set.", "other was evaluated there only."]
     for result in (found, elsewhere):
-        assert "| set | CFR-0 | 0 | 1 | 0 |" in to_markdown(compared_blocks(result), "figures")
+        assert "| set | CFR-0 | 0 | 1 | 0 |" in to_markdown(compared_blocks(result, MODEL), "figures")
     unrefined = compared(here, made({"a": [0.96]}, setting=(0, 20, True)))  # CFR-0 refines nothing
     assert unrefined["results"][0]["paired"] == 1
 
@@ -174,7 +175,8 @@ def test_section_in_both_forms_with_hostile_names(tmp_path: Path) -> None:
     assert any(o["image_id"] == HOSTILE for row in summary["compared"]["results"] for o in row["largest"])
     write_report(tmp_path, summary, objects, [])
     page, markdown = ((tmp_path / f"report.{form}").read_text() for form in ("html", "md"))
-    assert "Compared with an earlier evaluation" in page and "Compared with an earlier evaluation" in markdown
+    heading = "Compared with tiny_run, step 600 (earlier)"  # the same model
+    assert f"<h2>{heading}</h2>" in page and heading.replace("_", "\\_") in markdown.replace("\\(", "(")
     assert "<script>" not in page
     outside_code = re.sub(r"(`+).*?\1", "", markdown)
     assert "<script>" not in outside_code and "[x](y)" not in outside_code
@@ -187,8 +189,8 @@ def test_section_in_both_forms_with_hostile_names(tmp_path: Path) -> None:
 def test_marks_say_what_is_better() -> None:
     good = {str(i): [0.96] for i in range(9)}
     bad = {str(i): [0.5, 0.96] for i in range(9)}
-    assert 'class="good">-1.00 [-1.00, -1.00]<' in to_html(compared_blocks(compared(made(good), made(bad))), "x")
-    page = to_html(compared_blocks(compared(made(bad), made(good))), "x")
+    assert 'class="good">-1.00 [-1.00, -1.00]<' in to_html(compared_blocks(compared(made(good), made(bad)), MODEL), "x")
+    page = to_html(compared_blocks(compared(made(bad), made(good)), MODEL), "x")
     assert 'class="bad">+1.00 [' in page and 'class="bad">-0.460 [' in page and 'class="good"' not in page
 
 

@@ -93,7 +93,7 @@ def test_a_finished_run_registers_its_model_once(
     client = MlflowClient(store.uri)
     (version,) = client.search_model_versions("name='clicker'")
     assert (version.run_id, version.tags) == (run.run_id, {"recipe": "tiny"})
-    assert 'Predictor.load("models:/clicker/1")' in client.get_model_version("clicker", "1").description
+    assert 'Predictor.load("models:/clicker/1")' in str(client.get_model_version("clicker", "1").description)
     identity = read_identity(str(out))
     assert identity is not None and identity.version == "1"
     assert replay(str(out), store.uri).why == ""

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.clicks.encode import Click
 from pipeline.report import plots, report
-from pipeline.report.overlay import GAP, WIDEST, object_strip
+from pipeline.report.closeup import WIDEST
+from pipeline.report.overlay import GAP, object_strip
 from pipeline.report.sweep_history import indistinct
 from tests.report_example import objects_table, pictures_of, summary_of
 
