@@ -19,6 +19,7 @@ from pipeline.evaluate.results import decode_mask, read_table, write_table
 from pipeline.predict.click_files import ClickedObject
 from pipeline.report.blocks import Block, Facts, Heading, Paragraph, Picture
 from pipeline.report.closeup import Panel, Window, window_for
+from pipeline.report.naming import model_name
 from pipeline.report.overlay import overlay, strip, whole_image
 from pipeline.report.pages import write_pages
 from pipeline.storage.json_files import write_json
@@ -101,6 +102,7 @@ def _blocks(
     out: str, summary: dict[str, Any], objects: Sequence[ClickedObject], units: Sequence[WorkUnit], done: list[int]
 ) -> list[Block]:
     facts = [
+        ("Model", model_name(summary["checkpoint"])),
         ("Checkpoint", summary["checkpoint"]["uri"]),
         ("Images", summary["folder"]),
         ("Clicks", summary["clicks"]),

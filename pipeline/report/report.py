@@ -244,7 +244,7 @@ def _masks(written: Mapping[str, Any] | None) -> list[Block]:
     if not written:
         return []
     rows = [[folder, str(count)] for folder, count in written.items()]
-    text = "The masks after each object's last click, beside this report: PNG files, and annotations.json of COCO."
+    text = "The masks after each object's last click, beside this report: PNG files, and a COCO file, annotations.json."
     return [Heading("Masks as files"), Paragraph(text), Table(["folder", "masks"], rows)]
 
 

@@ -139,7 +139,7 @@ def test_masks_of_a_finished_evaluation_are_written_from_its_parts(
     assert {part: part.stat().st_mtime_ns for part in (out / "parts").iterdir()} == times
     assert again.summary["masks"] == {f"masks/blobs/{name}": 2 * PICTURES for name in ("cfr0", "cfr2")}
     for folder, steps in (("cfr0", 0), ("cfr2", 2)):
-        coco = COCO(str(out / "masks" / "blobs" / folder / "annotations.json"))
+        coco: Any = COCO(str(out / "masks" / "blobs" / folder / "annotations.json"))
         rows = {(r["image_id"], r["object_id"]): r for r in again.objects.to_pylist() if r["cfr_steps"] == steps}
         for annotation in coco.loadAnns(list(coco.anns)):
             image_id = coco.imgs[annotation["image_id"]]["file_name"].removesuffix(".png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_last_masks_as_other_tools_read_them(
     assert counts == {"masks/blobs/cfr0": 2 * COUNT - 1, "masks/blobs/acfr2x20": 2 * COUNT - 1}
     places = [place for unit in units for place in unit.places][:-1]
     for number, folder in enumerate(counts):
-        coco = COCO(str(out / folder / "annotations.json"))
+        coco: Any = COCO(str(out / folder / "annotations.json"))
         assert len(coco.anns) == len(places) and len(coco.imgs) == COUNT
         for place, annotation in zip(places, coco.loadAnns(sorted(coco.anns)), strict=True):
             want = drawn(place, number, 2)

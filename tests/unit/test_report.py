@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -92,6 +94,19 @@ def test_figures_are_those_of_the_summary(example: tuple[Path, dict[str, Any], d
         assert row["s/click"] == f"{result['seconds_per_click']:.3f}"
     for expected in ("ab" * 32, "c" * 40, "2026-01-31T12:00:00Z", "uncommitted", "not run", "image does not decode"):
         assert expected in markdown
+
+
+def test_reasons_stand_under_the_pictures_and_masks_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    objects = objects_table(rng)
+    pictures = [dataclasses.replace(p, why=("never reached IoU 0.90", HOSTILE)) for p in pictures_of(objects, rng)]
+    summary = {**summary_of(objects), "masks": {"masks/grabcut/cfr0": 14}}
+    write_report(tmp_path, summary, objects, pictures)
+    page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert page.count(f"Never reached IoU 0.90; {html.escape(HOSTILE)}.</span>") == len(pictures)
+    assert "<script>" not in page and "Never reached IoU 0.90; \\<script\\>" in markdown
+    assert "| masks/grabcut/cfr0 | 14 |" in markdown
+    assert "<h1>Evaluation of tiny_run, step 600</h1>" in page
 
 
 def test_levels_above_the_target_and_empty_sets_are_dashes(tmp_path: Path) -> None:
