@@ -16,7 +16,7 @@ from pipeline.evaluate.cfr import Refinement
 from pipeline.evaluate.shared import Network
 
 
-class _Kept(NamedTuple):
+class Finished(NamedTuple):
     """What a finished click is made again from, at a hundredth of a map's memory."""
 
     clicks: int  # so far
@@ -37,13 +37,24 @@ class ClickedObject:
     ) -> None:
         """`image`: `cfr.image_tensor` of it on `device`; `size`: (H, W)."""
         self._network, self._image, self._size, self._cfr, self._device = network, image, size, cfr, device
-        self._kept: list[_Kept] = []
+        self._kept: list[Finished] = []
         self._start: torch.Tensor | None = None  # the map that clicks began from, where one was given
         self.now = self._new()
 
     @property
     def finished(self) -> int:
         return len(self._kept)
+
+    @property
+    def last(self) -> Finished:
+        """What `go_on` goes on from, after at least one `add`."""
+        return self._kept[-1]
+
+    def go_on(self, clicks: Sequence[Click], last: Finished) -> None:
+        """Be as an object of the same image and settings was after these clicks, whose `last` this was."""
+        self.now.clicks.extend(clicks)
+        self._kept = [last]
+        self.back_to(1)
 
     def add(self, clicks: Sequence[Click]) -> None:
         """Clicks that see the same map, usually one: passes until the last refinement. All of it, or nothing."""
@@ -61,7 +72,7 @@ class ClickedObject:
             self.back_to(before)
             raise
         assert logits is not None and self.now.roi is not None
-        self._kept.append(_Kept(len(self.now.clicks), self.now.roi, logits))
+        self._kept.append(Finished(len(self.now.clicks), self.now.roi, logits))
 
     def back_to(self, count: int) -> None:
         """As it was when clicks had been added `count` times, to the bit: the logits are pasted again."""

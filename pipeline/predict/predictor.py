@@ -138,7 +138,7 @@ class Predictor:
         with self._lock:
             if self._tensor is not None:
                 size = (self._tensor.shape[1], self._tensor.shape[2])
-                self._object = ClickedObject(self._network, self._tensor, size, self.cfr, self.device)
+                self._object = ClickedObject(self.network, self._tensor, size, self.cfr, self.device)
 
     def click(self, x: float, y: float, positive: bool = True) -> np.ndarray:
         """One more click; returns the new mask, (H, W) bool.
@@ -268,11 +268,12 @@ class Predictor:
                     answers[number] = self._answer(session, return_logits)
 
             batch = batch_size or (GPU_BATCH if self.device.type == "cuda" else 1)
-            list(evaluate_objects(self._network, given, self.cfr, Eval(), batch, self.device, observe=keep))
+            list(evaluate_objects(self.network, given, self.cfr, Eval(), batch, self.device, observe=keep))
             masks, scores, logits = zip(*(answers[number] for number in range(len(given))), strict=True)
             return np.stack(masks), np.stack(scores), np.stack(logits)
 
-    def _network(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    def network(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """One forward pass in the predictor's precision, see `shared.Network`."""
         with forward_precision(self.precision, self.device):
             return self._model(image, prev_mask, points)
 
