@@ -76,7 +76,7 @@ def write_outputs(
             if row["object_id"] in places:
                 png = row["masks"][-1]["png"]
                 storage.write_bytes(storage.join(out, mask_path(objects[row["object_id"]], row["object_id"])), png)
-                made.append((row["object_id"], *_described(png)))
+                made.append((row["object_id"], *measured(decode_mask(png))))
         return made
 
     described = {number: rest for some in storage.map_parallel(write, units) for number, *rest in some}
@@ -111,11 +111,11 @@ def write_outputs(
     return summary
 
 
-def _described(png: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Area and box of a mask, and its COCO run lengths."""
-    mask = decode_mask(png).astype(np.uint8)
-    x, y, width, height = cv2.boundingRect(mask)
-    runs: Any = rle.encode(np.asfortranarray(mask))
+def measured(mask: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Area and box of an (H, W) bool mask, and its COCO run lengths."""
+    bits = mask.astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(bits)
+    runs: Any = rle.encode(np.asfortranarray(bits))
     segmentation = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
     return {"area": int(np.count_nonzero(mask)), "bbox": [int(x), int(y), int(width), int(height)]}, segmentation
 

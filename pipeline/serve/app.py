@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import ray
 import torch
 from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config.serving import ServeConfig
 from pipeline.engine.machine import usable_cpus
+from pipeline.errors import UserError, error_in
 from pipeline.evaluate.cfr import RunInput
 from pipeline.evaluate.shared import join_points
 from pipeline.predict.predictor import Predictor
+from pipeline.serve.annotator import Annotator
+from pipeline.serve.clerk import Clerk
 from pipeline.serve.clicker import Clicker
 from pipeline.serve.folder import Folder
-from pipeline.serve.web import Annotator, application
+from pipeline.serve.refusal import Refused
+from pipeline.serve.web import application
 
+CLERK, NAMESPACE = "clerk", "annotator"
 GPU_WAIT = 0.002  # seconds that a pass waits for others on a GPU
 
 
@@ -42,6 +50,36 @@ class Replica:
         return f"Replica({self.config.checkpoint!r})"
 
 
+class RemoteClerk:
+    """The methods of the `Clerk` in the actor that a server's replicas share."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            actor = ray.get_actor(CLERK, namespace=NAMESPACE)
+            try:
+                return ray.get(getattr(actor, name).remote(*args))
+            except RayTaskError as error:
+                raise error_in(error, Refused) or error_in(error, UserError) or error from None
+            except RayActorError as error:
+                raise Refused(503, "The server lost its notes and takes them up again: repeat in a second.") from error
+
+        return call
+
+
+def start_clerk(out: str) -> Any:
+    """The actor of a server's `Clerk`, on this machine, where OUT was looked at; it lives as long as what is returned.
+
+    Raises:
+        UserError: OUT holds something else.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": CLERK, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": 16, "max_restarts": -1}
+    actor: Any = ray.remote(Clerk)
+    clerk = actor.options(**options, scheduling_strategy=here).remote(out)
+    ray.get(clerk.ready.remote())
+    return clerk
+
+
 @serve.deployment(name="annotator")
 @serve.ingress()
 class App:
@@ -59,11 +97,15 @@ class App:
 
     def __serve_build_asgi_app__(self) -> Any:
         predictor, config = self._predictor, self._replica.config
-        clicker = Clicker(self._network, predictor.cfr, predictor.device)
-        folder = Folder(config.images) if config.images else None
-        return application(
-            Annotator(clicker, folder, {"checkpoint": config.checkpoint}), self._replica.names, self._replica.token
+        assert predictor.info is not None, "it was loaded from a file"
+        annotator = Annotator(
+            clicker=Clicker(self._network, predictor.cfr, predictor.device),
+            clerk=cast(Clerk, RemoteClerk()),
+            folder=Folder(config.images) if config.images else None,
+            saves=bool(config.out),
+            checkpoint=(config.checkpoint, predictor.info.sha256),
         )
+        return application(annotator, self._replica.names, self._replica.token)
 
     def _network(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """One pass, for a thread that answers a request: it waits, and the passes of other threads join it."""

@@ -39,6 +39,7 @@ class Answer:
         mask: (H, W) bool.
         box: x, y, width and height of the mask, pixels; zeros of an empty one.
         score: IoU to expect if the probabilities are right.
+        steps, adaptive: of CFR, as it was computed.
         passes: forward passes that were computed for it.
         milliseconds: that it took.
     """
@@ -46,6 +47,8 @@ class Answer:
     mask: np.ndarray
     box: tuple[int, int, int, int]
     score: float
+    steps: int
+    adaptive: bool
     passes: int
     milliseconds: float
 
@@ -120,7 +123,7 @@ class Clicker:
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
         score = expected_iou(one.now.probability.cpu().numpy(), mask) if clicks else 0.0
         took = 1e3 * (time.perf_counter() - start)
-        return Answer(mask, (x, y, width, height), score, network.passes, took)
+        return Answer(mask, (x, y, width, height), score, cfr.steps, cfr.adaptive, network.passes, took)
 
     def _found(self, picture: Picture, cfr: Cfr, clicks: tuple[Click, ...]) -> Finished | None:
         return self._finished.get((picture.sha, cfr.steps, cfr.adaptive, clicks))

@@ -54,13 +54,16 @@ class Folder:
                 self._listed = time.monotonic()
             return list(self._names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._names or name in self.names()
+
     def read(self, name: str) -> bytes:
         """The bytes of an image.
 
         Raises:
             Refused: no such image in the folder (404), a link that leads out of it (403), a file too large (413).
         """
-        if name not in self._names and name not in self.names():
+        if name not in self:
             raise Refused(404, f"The folder has no image {name!r}: reload the list of images.")
         uri = storage.join(self.uri, name)
         if not storage.is_remote(uri):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +20,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_BYTES = 64 * 1024 * 1024  # of an image file
+KINDS = {"jpg": rb"\xff\xd8\xff", "png": rb"\x89PNG", "webp": rb"RIFF....WEBP", "bmp": rb"BM", "tif": rb"II\*\0|MM\0\*"}
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,28 @@ class Picture:
 
     Attributes:
         sha: SHA-256 of the file, hexadecimal.
+        data: the file.
         pixels: (H, W, 3) uint8 RGB, turned as EXIF says.
     """
 
     sha: str
+    data: bytes
     pixels: np.ndarray
+
+    @property
+    def upload_name(self) -> str:
+        """What results call it where it is of no folder."""
+        return f"upload-{self.sha[:16]}.{kind_of(self.data)}"
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def kind_of(data: bytes) -> str:
+    """One of `KINDS`, by the file's first bytes; "" for others."""
+    return next((kind for kind, start in KINDS.items() if re.match(start, data, re.DOTALL)), "")
 
 
 def sha_of(data: bytes) -> str:
@@ -51,17 +65,19 @@ def read_picture(data: bytes) -> Picture:
     """
     if len(data) > MAX_BYTES:
         raise Refused(413, f"The file has {len(data) / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} are taken.")
+    if not kind_of(data):
+        raise Refused(415, "This is no image that can be read: choose a JPEG, PNG, WebP, BMP or TIFF file.")
     try:
         height, width = header_size(data)
     except Exception as error:  # Pillow's readers raise nearly anything
-        raise Refused(415, "This is no image that can be read: choose a JPEG, PNG, WebP, BMP or TIFF file.") from error
+        raise Refused(422, "The image is damaged: open it elsewhere and save it again.") from error
     if height * width > MAX_PIXELS:
         text = (
             f"The image has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are taken: shrink it."
         )
         raise Refused(413, text)
     try:
-        return Picture(sha_of(data), decode_image(data, strict=True))
+        return Picture(sha_of(data), data, decode_image(data, strict=True))
     except BadRow as bad:
         status = 413 if "too many pixels" in bad.reason else 422
         raise Refused(status, f"The image is damaged ({bad.reason}): open it elsewhere and save it again.") from bad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -12,9 +13,9 @@ class Refused(Exception):
         more: further entries of the answer, such as {"upload": true}.
     """
 
-    def __init__(self, status: int, text: str, **more: Any) -> None:
+    def __init__(self, status: int, text: str, more: Mapping[str, Any] | None = None) -> None:
         super().__init__(status, text, more)
-        self.status, self.text, self.more = status, text, more
+        self.status, self.text, self.more = status, text, more or {}
 
     @property
     def content(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import ray
 from ray import serve
 from ray.serve.config import BackpressureConfig, ProxyLocation
 from ray.serve.schema import LoggingConfig
@@ -21,7 +22,7 @@ from pipeline.engine import stop
 from pipeline.engine.device import on_gpu
 from pipeline.engine.preflight import check_everywhere, require
 from pipeline.errors import UserError
-from pipeline.serve.app import App, Replica, load
+from pipeline.serve.app import App, Replica, load, start_clerk
 from pipeline.serve.guard import is_loopback, served_names
 
 ONGOING = 64  # requests in a replica at a time, further ones wait
@@ -106,6 +107,7 @@ def served(checked: Checked) -> Iterator[str]:
     names = served_names(config.host, config.names)
     replica = Replica(config, gpu, config.batch_size or (GPU_BATCH if gpu else 1), names, checked.token)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    clerk = start_clerk(config.out)
     quiet = LoggingConfig(enable_access_log=False)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
@@ -126,6 +128,8 @@ def served(checked: Checked) -> Iterator[str]:
         yield checked.url
     finally:
         serve.shutdown()
+        ray.get(clerk.close.remote())
+        ray.kill(clerk)
 
 
 def run(checked: Checked) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,13 +15,15 @@ from starlette.responses import JSONResponse
 from pipeline.clicks.encode import Click
 from pipeline.errors import Unavailable, UserError
 from pipeline.serve import pages
-from pipeline.serve.clicker import MAX_CLICKS, MAX_STEPS, Answer, Clicker
-from pipeline.serve.folder import Folder, type_of
+from pipeline.serve.annotator import Annotator, Asked
+from pipeline.serve.clicker import MAX_CLICKS, MAX_STEPS
+from pipeline.serve.folder import type_of
 from pipeline.serve.guard import Guard, too_long
-from pipeline.serve.pictures import MAX_BYTES, MAX_PIXELS, Picture, read_picture, sha_of
+from pipeline.serve.pictures import MAX_BYTES, MAX_PIXELS, sha_of
 from pipeline.serve.refusal import Refused
 
-WAITING = 24  # clicks that may be in work or wait in one process; the next one is refused
+MAX_LISTED = 1000  # images of one answer
+OBJECT = ("id", "label", "clicks", "steps", "adaptive", "version", "box", "png", "score")
 
 
 class _Body(BaseModel):
@@ -51,44 +50,29 @@ class Clicked(_Body):
     steps: int | None = Field(None, ge=0, le=MAX_STEPS)
     adaptive: bool | None = None
 
+    def asked(self, name: str | None = None) -> Asked:
+        clicks = [to_click(point) for point in self.clicks]
+        return Asked(self.image, name or self.name, clicks, self.steps, self.adaptive)
 
-@dataclass(frozen=True)
-class Annotator:
-    """What answers requests.
 
-    Attributes:
-        folder: of images to annotate, None without.
-        about: what /api/settings tells of the checkpoint.
-    """
+class Labelled(Clicked):
+    """An object to save: `version` as it was last seen, none of a new one."""
 
-    clicker: Clicker
-    folder: Folder | None
-    about: dict[str, Any]
+    label: str = Field("", max_length=200)
+    version: str | None = Field(None, max_length=64)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "gate", Gate(WAITING))
 
-    def picture(self, sha: str, name: str | None) -> Picture:
-        """An image that a client names by its hash.
+class Done(_Body):
+    """Whether an image is done."""
 
-        Raises:
-            Refused: it has to be sent again (404, upload), or the folder has another one of that name (409).
-        """
-        found = self.clicker.picture(sha)
-        if found is None and name is not None and self.folder is not None:
-            data = self.folder.read(name)
-            if sha_of(data) != sha:
-                raise Refused(409, f"{name!r} has changed in the folder: open it again.")
-            found = read_picture(data)
-            self.clicker.show(found)
-        if found is None:
-            raise Refused(404, "The image is not known here (any more): send it again.", upload=True)
-        return found
+    done: bool
 
-    def answer(self, asked: Clicked) -> Answer:
-        """The mask of clicks; see `Clicker.answer`."""
-        clicks = [to_click(point) for point in asked.clicks]
-        return self.clicker.answer(self.picture(asked.image, asked.name), clicks, asked.steps, asked.adaptive)
+
+class Hold(_Body):
+    """A client with an image open: a random id of its own, and what others read of it."""
+
+    client: str = Field(min_length=1, max_length=64)
+    who: str = Field("", max_length=200)
 
 
 def to_click(point: Point) -> Click:
@@ -96,33 +80,11 @@ def to_click(point: Point) -> Click:
     return Click(row, col, point.positive)
 
 
-class Gate:
-    """Lets so many in at a time, and refuses the next one."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._inside = most, 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Raises: Refused: too many are inside (429)."""
-        with self._lock:
-            if self._inside >= self._most:
-                raise Refused(429, "Too many clicks are waiting: try again in a second.")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-
-
 def application(annotator: Annotator, names: Sequence[str], token: str = "") -> FastAPI:
     """The ASGI application; `names` and `token` as of `Guard`."""
     api = FastAPI(title="CFR-ICL annotator", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     api.add_middleware(Guard, names=names, token=token)
     _errors(api)
-    gate = Gate(WAITING)
 
     @api.get("/", include_in_schema=False)
     def page() -> Response:
@@ -141,54 +103,51 @@ def application(annotator: Annotator, names: Sequence[str], token: str = "") -> 
         """The checkpoint, how it is asked, and the limits."""
         cfr = annotator.clicker.cfr
         return {
-            "checkpoint": annotator.about["checkpoint"],
+            "checkpoint": annotator.checkpoint[0],
             "cfr": {"steps": cfr.steps, "adaptive": cfr.adaptive, "clicks": cfr.clicks, "crop": cfr.crop},
             "folder": annotator.folder is not None,
-            "saves": False,
+            "saves": annotator.saves,
             "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS, "clicks": MAX_CLICKS, "steps": MAX_STEPS},
         }
 
     @api.get("/api/images")
-    def images(start: int = 0, count: int = 100) -> dict[str, Any]:
-        """Some of the folder's images, by name."""
-        found = _folder(annotator).names()
-        listed = found[max(0, start) : max(0, start) + min(max(0, count), 1000)]
-        return {
-            "total": len(found),
-            "images": [{"name": name, "state": "open", "objects": 0, "holder": None} for name in listed],
-        }
+    def images(start: int = 0, count: int = 100, client: str = "") -> dict[str, Any]:
+        """Some of the folder's images, by name; `client`: whose own hold is no holder to it."""
+        found = annotator.images.names()
+        first = max(0, start)
+        done, listed = annotator.clerk.overview(found[first : first + min(max(0, count), MAX_LISTED)], client)
+        return {"total": len(found), "done": done, "images": listed}
 
     @api.get("/api/images/{name:path}")
     def image(name: str) -> Response:
         """The bytes of an image of the folder; the header X-Image tells their SHA-256."""
-        data = _folder(annotator).read(name)
+        data = annotator.image(name)
         return Response(data, media_type=type_of(name), headers={"X-Image": sha_of(data)})
 
     @api.get("/api/thumbnails/{name:path}")
     def small(name: str) -> Response:
         """A JPEG of at most 160 pixels a side."""
-        data = _folder(annotator).thumbnail(name)
+        data = annotator.images.thumbnail(name)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"})
 
     @api.put("/api/uploads")
     async def upload(request: Request) -> dict[str, Any]:
-        """Take the bytes of an image file; answers its SHA-256 and its size as it is shown."""
+        """Take the bytes of an image file; answers its SHA-256, its size as it is shown, and its name in results."""
         data = await request.body()
         if len(data) > MAX_BYTES:
             raise Refused(413, too_long(MAX_BYTES))
 
         def take() -> dict[str, Any]:
-            picture = read_picture(data)
-            annotator.clicker.show(picture)
-            return {"image": picture.sha, "width": picture.size[1], "height": picture.size[0]}
+            picture = annotator.upload(data)
+            size = {"width": picture.size[1], "height": picture.size[0]}
+            return {"image": picture.sha, **size, "name": picture.upload_name}
 
         return await run_in_threadpool(take)
 
     @api.post("/api/masks")
     def mask(asked: Clicked) -> dict[str, Any]:
         """The mask after all clicks of an object, as a PNG inside of its box."""
-        with gate.entered():
-            answer = annotator.answer(asked)
+        answer = annotator.answer(asked.asked())
         return {
             "box": answer.box,
             "png": answer.png,
@@ -197,13 +156,39 @@ def application(annotator: Annotator, names: Sequence[str], token: str = "") -> 
             "milliseconds": round(answer.milliseconds, 1),
         }
 
+    @api.get("/api/results/{name:path}")
+    def results(name: str, client: str = "") -> dict[str, Any]:
+        """The saved objects of an image, and who has it open."""
+        annotator.check_saves(name)
+        found, holder = annotator.clerk.objects(name, client)
+        return {"objects": [{field: one[field] for field in OBJECT} for one in found], "holder": holder}
+
+    @api.put("/api/results/{name:path}/{key}")
+    def save(name: str, key: str, body: Labelled) -> dict[str, Any]:
+        """Save an object: the server makes its mask from the clicks."""
+        return {"version": annotator.save(body.asked(name), key, body.label.strip(), body.version)}
+
+    @api.delete("/api/results/{name:path}/{key}")
+    def delete(name: str, key: str, version: str | None = None) -> dict[str, Any]:
+        """Delete an object, of the version that was last seen."""
+        annotator.check_saves(name, key)
+        annotator.clerk.delete(name, key, version)
+        return {}
+
+    @api.post("/api/results/{name:path}/done")
+    def done(name: str, body: Done) -> dict[str, Any]:
+        """Call an image done, or open again."""
+        annotator.check_saves(name)
+        annotator.clerk.set_done(name, body.done)
+        return {"done": body.done}
+
+    @api.post("/api/holds/{name:path}")
+    def hold(name: str, body: Hold) -> dict[str, Any]:
+        """Tell every 10 s that an image is open; answers who has it open besides."""
+        annotator.check_name(name)
+        return {"holder": annotator.clerk.hold(name, body.client, body.who)}
+
     return api
-
-
-def _folder(annotator: Annotator) -> Folder:
-    if annotator.folder is None:
-        raise Refused(404, "This server has no folder of images: start it with --images FOLDER.")
-    return annotator.folder
 
 
 def _errors(api: FastAPI) -> None:
