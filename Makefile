@@ -36,6 +36,7 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+	$(RUN) scripts/check_page.py
 
 format: setup
 	$(RUN) scripts/code_map.py
