@@ -28,6 +28,9 @@ class ServeConfig:
     batch_size: int = 0
     """Clicks of several people that share a forward pass; above 1 masks may differ by rounding. 0: 16 on a GPU, else
     1."""
+    label_studio_url: str = ""
+    """Address of the Label Studio that this server answers clicks for; images of its tasks may be fetched from there"""
+    label_studio_token_file: str = ""  # File with an access token of one of its users, for those images
     cfr: Cfr = field(default_factory=Cfr)
 
     def __post_init__(self) -> None:
@@ -35,5 +38,9 @@ class ServeConfig:
         check(self.replicas >= 1, f"--replicas must be at least 1, got {self.replicas}.")
         check(self.gpu > 0, f"--gpu is the share of a GPU that a replica takes, more than 0, not {self.gpu}.")
         check(bool(self.host.strip()), "--host is an address to listen on, such as 127.0.0.1 or 0.0.0.0.")
+        check(
+            bool(self.label_studio_url) or not self.label_studio_token_file,
+            "--label-studio-token-file is of no use without --label-studio-url.",
+        )
         for name, value in (("crop", self.crop), ("batch-size", self.batch_size), ("cfr-steps", self.cfr_steps)):
             check(value >= 0, f"--{name} must be at least 0, got {value}.")

@@ -23,6 +23,8 @@ from pipeline.serve.annotator import Annotator
 from pipeline.serve.clerk import Clerk
 from pipeline.serve.clicker import Clicker
 from pipeline.serve.folder import Folder
+from pipeline.serve.label_studio_images import LabelStudio, TaskImages
+from pipeline.serve.label_studio_routes import routes
 from pipeline.serve.refusal import Refused
 from pipeline.serve.web import application
 
@@ -38,6 +40,7 @@ class Replica:
         gpu: whether it runs on one.
         batch: passes computed together at most.
         names, token: see `guard.Guard`.
+        studio_token: see `label_studio_images.LabelStudio`.
     """
 
     config: ServeConfig
@@ -45,8 +48,9 @@ class Replica:
     batch: int
     names: Sequence[str]
     token: str
+    studio_token: str
 
-    def __repr__(self) -> str:  # without the token: what is printed or logged holds none
+    def __repr__(self) -> str:  # without the tokens: what is printed or logged holds none
         return f"Replica({self.config.checkpoint!r})"
 
 
@@ -105,7 +109,10 @@ class App:
             saves=bool(config.out),
             checkpoint=(config.checkpoint, predictor.info.sha256),
         )
-        return application(annotator, self._replica.names, self._replica.token)
+        api = application(annotator, self._replica.names, self._replica.token)
+        url, token = config.label_studio_url, self._replica.studio_token
+        api.include_router(routes(annotator, TaskImages(annotator, LabelStudio(url, token) if url else None)))
+        return api
 
     def _network(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """One pass, for a thread that answers a request: it waits, and the passes of other threads join it."""

@@ -72,7 +72,7 @@ def decode(rle: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         raise BadRow(DAMAGED, f"{number} values for {width} x {height} pixels")
     word = read(5) + 1
     sizes = [read(4) + 1 for _ in range(4)]
-    values = np.zeros(number, np.uint32)
+    values = np.zeros(number, np.uint8 if word <= 8 else np.uint32)
     done = 0
     while done < number:
         repeated = read(1)

@@ -8,7 +8,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 from ray import serve
@@ -24,6 +24,7 @@ from pipeline.engine.preflight import check_everywhere, require
 from pipeline.errors import UserError
 from pipeline.serve.app import App, Replica, load, start_clerk
 from pipeline.serve.guard import is_loopback, served_names
+from pipeline.serve.label_studio_images import LabelStudio
 
 ONGOING = 64  # requests in a replica at a time, further ones wait
 QUEUED = 256  # requests that wait
@@ -35,10 +36,12 @@ class Checked:
 
     Attributes:
         token: that clients must send, "" for none.
+        studio_token: that this server sends to Label Studio, "" for none.
     """
 
     config: ServeConfig
-    token: str
+    token: str = field(repr=False)
+    studio_token: str = field(default="", repr=False)
 
     @property
     def url(self) -> str:
@@ -53,24 +56,39 @@ def check(config: ServeConfig) -> Checked:
     """Check a server without starting anything.
 
     Raises:
-        UserError: no such checkpoint, folder or token, a crop that does not fit, or a port that is in use.
+        UserError: no such checkpoint, folder or token, a crop that does not fit, a port that is in use, or no address
+            of a Label Studio.
     """
     if config.images and not storage.is_folder(storage.absolute(config.images)):
         raise UserError(f"There is no folder of images {storage.absolute(config.images)} (--images).")
     token = read_token(config)
+    studio_token = read_word(config.label_studio_token_file, "--label-studio-token-file")
+    if config.label_studio_url:
+        LabelStudio(config.label_studio_url)
     check_port(config.host, config.port)
     load(config, "cpu")
-    return Checked(config, token)
+    return Checked(config, token, studio_token)
 
 
 def read_token(config: ServeConfig) -> str:
     """The token of --token-file; without it a new one where others can reach the server, else none."""
     if not config.token_file:
         return "" if is_loopback(config.host) else secrets.token_urlsafe(24)
-    token = storage.read_bytes(storage.absolute(config.token_file)).decode("utf-8", "replace").strip()
-    if len(token) < 16 or not token.isascii() or any(c.isspace() for c in token):
-        raise UserError(f"--token-file {config.token_file} must hold one word of at least 16 letters and digits.")
-    return token
+    return read_word(config.token_file, "--token-file")
+
+
+def read_word(uri: str, option: str) -> str:
+    """The token in a file, "" without one.
+
+    Raises:
+        UserError: no such file, or no token in it.
+    """
+    if not uri:
+        return ""
+    word = storage.read_bytes(storage.absolute(uri)).decode("utf-8", "replace").strip()
+    if len(word) < 16 or not word.isascii() or any(c.isspace() for c in word):
+        raise UserError(f"{option} {uri} must hold one word of at least 16 letters and digits.")
+    return word
 
 
 def check_port(host: str, port: int) -> None:
@@ -105,7 +123,9 @@ def served(checked: Checked) -> Iterator[str]:
     if places:
         check_everywhere(places[:1], places[-1])
     names = served_names(config.host, config.names)
-    replica = Replica(config, gpu, config.batch_size or (GPU_BATCH if gpu else 1), names, checked.token)
+    replica = Replica(
+        config, gpu, config.batch_size or (GPU_BATCH if gpu else 1), names, checked.token, checked.studio_token
+    )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     clerk = start_clerk(config.out)
     quiet = LoggingConfig(enable_access_log=False)
