@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import secrets
 import shutil
@@ -153,14 +154,15 @@ class Browser:
         return path
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+@contextlib.contextmanager
+def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     """A fresh headless Chromium (Debian packages chromium, chromium-driver); CI must have one."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
+    program, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or chromedriver is None:
         absent("no chromium and chromedriver on this machine", required=IN_CI)
     options = Options()
-    options.binary_location = chromium
+    options.binary_location = program
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for flag in (
         "--headless=new",
         "--no-sandbox",
@@ -172,11 +174,18 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         "--disable-component-update",
         "--disable-sync",
         "--hide-scrollbars",
-        f"--user-data-dir={tmp_path / 'chromium'}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(chromedriver))
     try:
-        yield Browser(driver)
+        yield driver
     finally:
         driver.quit()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """A browser of the test's own."""
+    with chromium(tmp_path / "chromium") as driver:
+        yield Browser(driver)

@@ -21,7 +21,7 @@ class Holds:
         """Take note that a client has an image open.
 
         Returns:
-            What another client calls itself that came before and still has it open; None without one.
+            What another client that has it open calls itself; None without one.
         """
         with self._lock:
             clients = self._held.setdefault(name, {})
@@ -29,7 +29,7 @@ class Holds:
         return self.holder(name, client)
 
     def holder(self, name: str, client: str = "") -> str | None:
-        """What the first of the clients that have an image open calls itself; None where that is `client` or nobody."""
+        """What the first of the clients but `client` that have an image open calls itself; None without one."""
         with self._lock:
             since = self._clock() - HOLD_SECONDS
             clients = {key: held for key, held in self._held.get(name, {}).items() if held[1] > since}
@@ -37,5 +37,4 @@ class Holds:
                 self._held.pop(name, None)
                 return None
             self._held[name] = clients
-            first = next(iter(clients))
-            return None if first == client else clients[first][0]
+            return next((who for key, (who, _) in clients.items() if key != client), None)

@@ -409,7 +409,7 @@ const COMMANDS = {
 function key(event) {
   const from = /** @type {HTMLElement} */ (event.target);
   const typing = from instanceof HTMLInputElement && from.type === "text";
-  if (event.key === "Escape" && typing) from.blur();
+  if (typing && (event.key === "Escape" || event.key === "Enter")) stage.focus();
   if (typing || document.querySelector("dialog[open]")) return;
   if (from === stage.canvas && crosshair(event)) return event.preventDefault();
   if (event.key === " " && !from.matches("button, input")) {

@@ -4,7 +4,7 @@
  */
 
 const AWAY = [500, 502, 503, 504];
-const LONGEST_WAIT = 5000; // milliseconds
+const [LONGEST_WAIT, SLOW] = [5000, 3000]; // milliseconds
 
 export class Refused extends Error {
   /** @param {number} status @param {Record<string, any>} body */
@@ -94,14 +94,17 @@ export class Wire {
     const headers = new Headers(type ? { "Content-Type": type } : {});
     if (this.token) headers.set("Authorization", `Bearer ${this.token}`);
     for (let tries = 0; ; tries++) {
-      const answer = await fetch(address, { method, headers, body, signal }).catch((error) => {
-        if (!(error instanceof TypeError)) throw error; // a TypeError is a connection that failed
-      });
+      const slow = setTimeout(() => this.note("Waiting for the server …"), SLOW);
+      const answer = await fetch(address, { method, headers, body, signal })
+        .catch((error) => {
+          if (!(error instanceof TypeError)) throw error; // a TypeError is a connection that failed
+        })
+        .finally(() => clearTimeout(slow));
       // A replica that is lost in the middle of a request makes one 500; a server that always says so has a fault.
       const status = answer?.status ?? 503;
       const passing = status === 429 || (AWAY.includes(status) && !(status === 500 && tries > 5));
       if (answer && !passing) {
-        if (tries) this.note("");
+        this.note("");
         if (answer.ok) return answer;
         throw new Refused(status, await answer.json().catch(() => ({})));
       }
