@@ -65,7 +65,9 @@ def read(body: Any) -> Asked | None:
     try:
         tasks, config = list(body["tasks"]), str(body["label_config"])
         context = (body.get("params") or {}).get("context") or {}
-        points = [one for one in context.get("result") or [] if one.get("type") == "keypointlabels"]
+        # A click of the smart tool says is_positive; any other keypoint is an annotation, or left from before a reload.
+        points = [one for one in context.get("result") or [] if "is_positive" in one]
+        points = [one for one in points if one.get("type") == "keypointlabels"]
         if not points:
             return None
         if len(tasks) != 1:
@@ -113,7 +115,7 @@ def to_click(point: Mapping[str, Any], size: tuple[int, int]) -> Click:
         if not 0 <= percent <= 100:
             raise ValueError(f"{axis} of a keypoint is {percent} %")
         places.append(min(pixels - 1, math.floor(percent / 100 * pixels)))
-    return Click(places[0], places[1], bool(point.get("is_positive", True)))
+    return Click(places[0], places[1], bool(point["is_positive"]))
 
 
 class Tags:
