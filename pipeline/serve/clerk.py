@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 from pipeline.serve.holds import Holds
@@ -21,6 +22,7 @@ class Clerk:
         self._opened: Results | None = None
         self._holds = Holds()
         self._uploads: Kept[str, bytes] = Kept(UPLOAD_BYTES, len)
+        self._news: deque[str] = deque(maxlen=100)
 
     def ready(self) -> None:
         """Open OUT. (Not in __init__: what it raises there would come as the death of an actor.)
@@ -78,6 +80,14 @@ class Clerk:
     def set_done(self, name: str, done: bool) -> None:
         """See `Results.set_done`."""
         self.results.set_done(name, done)
+
+    def tell(self, line: str) -> None:
+        """Have a line printed where the server was started; what replicas print is not seen there."""
+        self._news.append("".join(c if c.isprintable() else "?" for c in line[:500]))
+
+    def told(self) -> list[str]:
+        """The lines of `tell` since the last call, at most a hundred."""
+        return [self._news.popleft() for _ in range(len(self._news))]
 
     def close(self) -> None:
         """Write what is not written yet."""

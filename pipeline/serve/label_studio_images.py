@@ -79,7 +79,10 @@ class LabelStudio:
         with self._ask("POST", f"{self._prefix}/api/token/refresh/", {"refresh": self._token}) as answer:
             if answer.status_code != 200:
                 raise Refused(403, f"{FETCHED} does not take the token of --label-studio-token-file: make a new one.")
-            return str(answer.json()["access"])
+            try:
+                return str(answer.json()["access"])
+            except (requests.RequestException, KeyError, TypeError) as error:
+                raise Refused(503, f"{FETCHED} answers in a way that is not known: is it a Label Studio?") from error
 
     def _ask(self, method: str, path: str, data: dict[str, str] | None = None) -> requests.Response:
         def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:  # an `auth`: netrc is not asked
@@ -192,14 +195,20 @@ class TaskImages:
             Refused: it may not or cannot be read; see `LabelStudio.fetch`, `folder_name`, `Folder.read` and
                 `read_picture`.
         """
+        if known := self._known(reference, task):
+            return known
         with self._lock:  # several clicks on a new image fetch it once
-            seen = self._seen.get((reference, task))
-            if seen and time.monotonic() - seen[1] < FRESH_SECONDS and (known := self._clicker.picture(seen[0])):
+            if known := self._known(reference, task):
                 return known
             picture = read_picture(self._read(reference, task))
             self._clicker.show(picture)
             self._seen.put((reference, task), (picture.sha, time.monotonic()))
             return picture
+
+    def _known(self, reference: str, task: int) -> Picture | None:
+        seen = self._seen.get((reference, task))
+        fresh = seen is not None and time.monotonic() - seen[1] < FRESH_SECONDS
+        return self._clicker.picture(seen[0]) if seen and fresh else None
 
     def _read(self, reference: str, task: int) -> bytes:
         """An image in cloud storage is looked for in the folder first, any other one at Label Studio."""

@@ -47,15 +47,13 @@ def routes(annotator: Annotator, images: TaskImages) -> APIRouter:
 
     def answered(body: bytes) -> dict[str, Any]:
         try:
-            asked = label_studio.read(json.loads(body))
+            asked = label_studio.read(_json(body))
             if asked is None:
                 return label_studio.NOTHING
             with annotator.gate.entered():
                 return _answer(asked)
-        except ValueError as error:
-            raise Refused(400, "The body is no JSON.") from error
         except Refused as refused:
-            print(f"Label Studio asked, and was refused ({refused.status}): {refused.text}", flush=True)
+            annotator.clerk.tell(f"Label Studio was refused ({refused.status}): {refused.text}")  # it shows no reason
             raise
 
     def _answer(asked: label_studio.Asked) -> dict[str, Any]:
@@ -70,3 +68,10 @@ def routes(annotator: Annotator, images: TaskImages) -> APIRouter:
         return label_studio.answer(regions, version)
 
     return router
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "The body is no JSON.") from error

@@ -22,9 +22,10 @@ from pipeline.engine import stop
 from pipeline.engine.device import on_gpu
 from pipeline.engine.preflight import check_everywhere, require
 from pipeline.errors import UserError
-from pipeline.serve.app import App, Replica, load, start_clerk
+from pipeline.serve.app import App, RemoteClerk, Replica, load, start_clerk
 from pipeline.serve.guard import is_loopback, served_names
 from pipeline.serve.label_studio_images import LabelStudio
+from pipeline.serve.refusal import Refused
 
 ONGOING = 64  # requests in a replica at a time, further ones wait
 QUEUED = 256  # requests that wait
@@ -159,4 +160,6 @@ def run(checked: Checked) -> None:
         print(f"Annotator: {url}", flush=True)
         print("Ctrl-C ends it.", flush=True)
         while not ended.wait(1.0):
-            pass
+            with contextlib.suppress(Refused):  # the actor is being started again
+                for line in RemoteClerk().told():
+                    print(line, flush=True)

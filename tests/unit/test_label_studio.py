@@ -183,12 +183,17 @@ CFR = Cfr(crop=SIDE, steps=1)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def clerk() -> Clerk:
+    return Clerk("")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, clerk: Clerk) -> Iterator[str]:
     """URL of a server with one image, a photo.png."""
     folder = tmp_path_factory.mktemp("images")
     Image.fromarray(photo()).save(folder / "a photo.png")
     clicker = Clicker(MODEL, CFR, torch.device("cpu"))
-    annotator = Annotator(clicker, Clerk(""), Folder(str(folder)), False, ("runs/small", "0123456789abcdef"))
+    annotator = Annotator(clicker, clerk, Folder(str(folder)), False, ("runs/small", "0123456789abcdef"))
     app = application(annotator, ["127.0.0.1"], TOKEN)
     app.include_router(routes(annotator, TaskImages(annotator, None)))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
@@ -259,13 +264,19 @@ def test_requests_that_bring_all_masks_of_a_task_are_long(served: str) -> None:
         (body(POINTS * 101), 400, "at most 200 clicks"),
     ],
 )
-def test_refusals_say_why(served: str, asked: Any, status: int, says: str) -> None:
+def test_refusals_say_why(served: str, clerk: Clerk, asked: Any, status: int, says: str) -> None:
+    clerk.told()
     answer = ask(served, "/predict", asked)
     assert answer.status_code == status and says in answer.json()["error"]
+    assert clerk.told() == [f"Label Studio was refused ({status}): {answer.json()['error']}"]
 
 
-def test_a_body_that_is_no_json(served: str) -> None:
+@pytest.mark.parametrize("data", ["{", "[" * 100_000, b"\xff"])
+def test_a_body_that_is_no_json(served: str, data: Any) -> None:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
-    answer = requests.post(f"{served}/predict", "{", headers=headers, timeout=60)
+    answer = requests.post(f"{served}/predict", data, headers=headers, timeout=60)
     assert answer.status_code == 400 and "JSON" in answer.json()["error"]
+
+
+def test_a_task_that_is_opened(served: str) -> None:
     assert ask(served, "/predict", body(None)).json() == {"results": []}
