@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -85,6 +86,17 @@ class AnnotatorPage:
         pointer = chain.w3c_actions.pointer_action
         pointer.move_to_location(*self.place(*start)).pointer_down().move_to_location(*self.place(*end)).pointer_up()
         chain.perform()
+        self.idle()
+
+    def wheel(self, x: float, y: float, by: int) -> None:
+        """Turn the wheel over a pixel of the image."""
+        box = self.js(
+            "(b => [b.left, b.top, b.width, b.height])(document.getElementById('view').getBoundingClientRect())"
+        )
+        at = self.place(x, y)
+        middle = int(at[0] - box[0] - box[2] / 2), int(at[1] - box[1] - box[3] / 2)
+        origin = ScrollOrigin.from_element(self.canvas(), *middle)
+        ActionChains(self.driver).scroll_from_origin(origin, 0, by).perform()
         self.idle()
 
     def keys(self, *keys: str) -> None:

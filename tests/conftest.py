@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import secrets
 import shutil
@@ -41,8 +40,8 @@ os.environ.update(
 import hypothesis
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+
+from tests.chromium import chromium, is_there
 
 hypothesis.settings.register_profile("tests", deadline=None)  # no test asserts a wall-clock time
 hypothesis.settings.load_profile("tests")
@@ -154,38 +153,10 @@ class Browser:
         return path
 
 
-@contextlib.contextmanager
-def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
-    """A fresh headless Chromium (Debian packages chromium, chromium-driver); CI must have one."""
-    program, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or chromedriver is None:
-        absent("no chromium and chromedriver on this machine", required=IN_CI)
-    options = Options()
-    options.binary_location = program
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A browser of the test's own."""
+    """A fresh headless Chromium; CI must have one."""
+    if not is_there():
+        absent("no chromium and chromedriver on this machine", required=IN_CI)
     with chromium(tmp_path / "chromium") as driver:
         yield Browser(driver)

@@ -21,7 +21,7 @@ from pipeline.config.serving import ServeConfig
 from pipeline.evaluate.metrics import iou
 from pipeline.evaluate.results import decode_mask
 from tests.annotator_page import AnnotatorPage
-from tests.conftest import chromium
+from tests.chromium import chromium
 
 from .conftest import free_port
 
@@ -178,9 +178,9 @@ def test_a_replica_is_killed_in_the_middle_of_an_object(page: AnnotatorPage, ser
     go(page, "bsds_15062")
     page.click(150, 100)
     page.click(200, 150, positive=False)
-    replicas = [one for one in ray.util.list_named_actors(all_namespaces=True) if "SERVE_REPLICA" in one["name"]]
-    assert len(replicas) == 1
-    ray.kill(ray.get_actor(replicas[0]["name"], namespace=replicas[0]["namespace"]))
+    actors: list[Any] = ray.util.list_named_actors(all_namespaces=True)
+    (replica,) = [one for one in actors if "SERVE_REPLICA" in one["name"]]
+    ray.kill(ray.get_actor(replica["name"], namespace=replica["namespace"]))
     page.click(180, 120, wait=False)
     page.click(120, 160, wait=False)
     page.driver.refresh()

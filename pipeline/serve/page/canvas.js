@@ -119,6 +119,7 @@ export class Stage {
   }
 
   draw() {
+    this.canvas.dataset.view = `${this.view.scale} ${this.view.x} ${this.view.y}`;
     this.#drawing ||= requestAnimationFrame(() => this.#paint());
   }
 
@@ -150,7 +151,6 @@ export class Stage {
     const [scale, left, top] = [view.scale * ratio, view.x * ratio, view.y * ratio];
     to.setTransform(1, 0, 0, 1, 0, 0);
     to.clearRect(0, 0, canvas.width, canvas.height);
-    canvas.dataset.view = `${view.scale} ${view.x} ${view.y}`;
     if (!this.levels.length) return;
     const level = this.levels.findLast((one) => one.width / this.size.width >= scale) ?? this.levels[0];
     to.imageSmoothingEnabled = scale < 3;
@@ -173,7 +173,7 @@ export class Stage {
     const w = Math.min(this.canvas.width, Math.ceil(left + (x + width) * scale + margin)) - x0;
     const h = Math.min(this.canvas.height, Math.ceil(top + (y + height) * scale + margin)) - y0;
     if (w <= 0 || h <= 0) return;
-    stencil.clearRect(0, 0, w, h);
+    stencil.clearRect(0, 0, w + margin, h + margin); // beyond, as the ring's fractions of a pixel look there
     stencil.imageSmoothingEnabled = scale < 1;
     stencil.drawImage(bitmap, left + x * scale - x0, top + y * scale - y0, width * scale, height * scale);
     const tinted = (/** @type {string} */ paint, /** @type {number} */ alpha, /** @type {number} */ radius) => {

@@ -4,16 +4,18 @@ import { decodeMask, PALETTE, Stage } from "./canvas.js";
 import { blank, chosen, maskKey, pending, print, reduce, Shelf } from "./state.js";
 import { Refused, Wire } from "./wire.js";
 
-/** @template {Element} T @param {string} id @param {new () => T} kind @returns {T} */
-function the(id, kind) {
-  const found = document.getElementById(id);
-  if (!(found instanceof kind)) throw new Error(`no ${kind.name} #${id}`);
+/** @template {Element} T @param {string} selector @param {new () => T} kind @param {ParentNode} [from] @returns {T} */
+function the(selector, kind, from = document) {
+  const found = from.querySelector(selector);
+  if (!(found instanceof kind)) throw new Error(`no ${kind.name} ${selector}`);
   return found;
 }
 /** The buttons of a command. @param {string} id @returns {HTMLButtonElement[]} */
 const buttons = (id) => [...document.querySelectorAll(/** @type {"button"} */ (`button[data-do="${id}"]`))];
-const input = (/** @type {string} */ id) => the(id, HTMLInputElement);
-const text = (/** @type {string} */ id) => the(id, HTMLElement);
+const input = (/** @type {string} */ id) => the(`#${id}`, HTMLInputElement);
+const text = (/** @type {string} */ id) => the(`#${id}`, HTMLElement);
+/** @param {ParentNode} from @param {string} selector */
+const part = (from, selector) => the(selector, HTMLElement, from);
 const randomId = () =>
   [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -21,6 +23,7 @@ const kept = JSON.parse(localStorage.getItem("kept") ?? "{}");
 const prefs = { label: "object", who: "", client: randomId(), last: "", index: 0, ...kept.prefs };
 const keepPrefs = () => localStorage.setItem("kept", JSON.stringify({ prefs, shown: stage.shown }));
 const shelf = new Shelf();
+const UNKEPT = "This browser keeps nothing for a reload: ";
 const wire = new Wire((note) => ((text("away").textContent = note), (text("away").hidden = !note)));
 /** @type {Settings} */ let settings;
 const refinement = { steps: 0, adaptive: false }; // of new objects
@@ -30,7 +33,7 @@ let opening = 0;
 let since = 0; // when the last change was made
 /** @type {Mask | null} */ let arrived = null; // the mask whose time is told once it is seen
 
-const stage = new Stage(the("view", HTMLCanvasElement), {
+const stage = new Stage(the("#view", HTMLCanvasElement), {
   add(click) {
     if (!now) return -1;
     act({ do: "add", click, fresh: { id: randomId(), label: prefs.label, ...refinement } });
@@ -55,7 +58,7 @@ Object.assign(stage.shown, kept.shown, { negative: false });
 function say(error, about = "") {
   const note = document.createElement("p");
   note.textContent = about + (error instanceof Error ? error.message : String(error));
-  note.addEventListener("click", () => note.remove());
+  note.onclick = () => note.remove();
   setTimeout(() => note.remove(), 15000);
   text("notes").append(note);
   while (text("notes").childElementCount > 3) text("notes").firstElementChild?.remove();
@@ -64,28 +67,25 @@ function say(error, about = "") {
 /** @param {Action} action @param {Work | null} [work] */
 function act(action, work = now) {
   if (!work) return;
-  const before = work.sheet;
+  const [before, asked] = [work.sheet, chosen(work.sheet)];
   work.sheet = reduce(before, action);
   if (work.sheet === before) return;
-  if (work === now && chosen(before)?.clicks !== chosen(work.sheet)?.clicks) since = performance.now();
+  const asks = chosen(work.sheet);
+  if (work === now && asks && (!asked || maskKey(asked) !== maskKey(asks))) since = performance.now();
   if (stage.gesture?.kind !== "drag") keep(work);
   ask(work);
   render();
 }
 
 /** @param {Work} work */
-function keep(work) {
-  shelf.keepSheet(work.key, work.sheet).catch((error) => say(error, "This browser keeps nothing for a reload: "));
-}
+const keep = (work) => shelf.ask("sheets", "put", work.sheet, work.key).catch((error) => say(error, UNKEPT));
 
 /** Ask for the masks that are missing, one at a time for each object. @param {Work} work */
 function ask(work) {
   const { objects } = work.sheet;
   const lasting = new Set(objects.filter((one) => one.clicks.length).map((one) => one.id));
-  for (const id of [...work.masks.keys(), ...work.flights.keys()].filter((one) => !lasting.has(one))) {
-    work.flights.get(id)?.control.abort();
-    work.masks.delete(id);
-  }
+  for (const [id, { control }] of work.flights) if (!lasting.has(id)) control.abort();
+  for (const id of work.masks.keys()) if (!lasting.has(id)) work.masks.delete(id);
   for (const object of objects.filter((one) => lasting.has(one.id))) {
     const [key, flight] = [maskKey(object), work.flights.get(object.id)];
     if (work.masks.get(object.id)?.key === key) flight?.control.abort();
@@ -95,7 +95,7 @@ function ask(work) {
       if (!follows && stage.gesture?.kind !== "drag") flight.control.abort();
     } else if (!flight && !work.refused.has(key) && work.flights.size < 3) fly(work, object, key);
   }
-  if (due(work).writes.length + due(work).deletes.length) later(work);
+  if (due(work).count) later(work);
 }
 
 /** @param {Work} work @param {Thing} object @param {string} key */
@@ -108,10 +108,8 @@ async function fly(work, object, key) {
     await take(work, object.id, key, mask);
     if (work === now && start === since) arrived = mask;
   } catch (error) {
-    if (!control.signal.aborted) {
-      work.refused.add(key);
-      say(error);
-    }
+    if (!control.signal.aborted) say(error);
+    if (!control.signal.aborted) work.refused.add(key);
   }
   work.flights.delete(object.id);
   ask(work);
@@ -127,49 +125,42 @@ async function take(work, id, key, { box, png }) {
 
 /** Save soon. @param {Work} work @param {number} [milliseconds] */
 function later(work, milliseconds = 400) {
-  if (!settings.saves) return;
   clearTimeout(work.timer);
   work.timer = setTimeout(() => (work.saving = work.saving.then(() => save(work))), milliseconds);
 }
 
 /** What can be saved now: an object without a mask cannot. @param {Work} work */
 function due(work) {
-  const { writes, deletes } = pending(work.sheet);
+  const { writes, deletes } = settings.saves ? pending(work.sheet) : { writes: [], deletes: [] };
   const ready = writes.filter((one) => {
     const mask = work.masks.get(one.id);
-    return mask?.bitmap && mask.key === maskKey(one);
+    return mask?.bitmap && mask.key === maskKey(one) && !work.refused.has(print(one));
   });
-  return { writes: ready, deletes };
+  return { writes: ready, deletes, count: ready.length + deletes.length };
 }
 
 /** @param {Work} work */
 async function save(work) {
-  const { picture } = work;
-  const { writes, deletes } = due(work);
+  const [{ picture }, { writes, deletes }] = [work, due(work)];
   for (const object of writes) {
-    await attempt(work, object.id, async () => {
-      const { version } = await wire.save(picture, object, work.sheet.versions[object.id] ?? null);
-      act({ do: "stored", id: object.id, version, print: print(object) }, work);
-    });
+    const [id, version] = [object.id, work.sheet.versions[object.id] ?? null];
+    try {
+      const answer = await wire.save(picture, object, version);
+      act({ do: "stored", id, version: answer.version, print: print(object) }, work);
+    } catch (error) {
+      if (error instanceof Refused && error.status === 409) await synchronise(work); // a lost answer of our own is none
+      const [clash, same] = [id in work.sheet.conflicts, (work.sheet.versions[id] ?? null) === version];
+      if (clash || same) say(error, "Not saved: ");
+      if (!clash && same) work.refused.add(print(object)); // it is not tried again until it changes
+    }
   }
   for (const id of deletes) {
-    await attempt(work, id, async () => {
-      await wire.remove(picture.name, id, work.sheet.versions[id]);
-      act({ do: "gone", id }, work);
-    });
+    await wire.remove(picture.name, id, work.sheet.versions[id]).then(
+      () => act({ do: "gone", id }, work),
+      (error) => (error instanceof Refused && error.status === 409 ? synchronise(work) : say(error, "Not deleted: ")),
+    );
   }
   if (settings.folder) await list(listed.start).catch(say);
-}
-
-/** @param {Work} work @param {string} id @param {() => Promise<void>} store */
-async function attempt(work, id, store) {
-  try {
-    await store();
-  } catch (error) {
-    if (!(error instanceof Refused) || error.status !== 409) return say(error, "Not saved: ");
-    await synchronise(work); // also when it was our own change whose answer was lost
-    if (id in work.sheet.conflicts) say(error);
-  }
 }
 
 /** What others have stored comes in. @param {Work} work */
@@ -187,9 +178,9 @@ async function synchronise(work) {
 /** Open an image in the place of the present one. @param {string} title @param {() => Promise<Picture>} load */
 async function open(title, load) {
   const turn = ++opening;
-  const [last, stale] = [now, () => turn !== opening];
+  const stale = () => turn !== opening;
+  if (now) later(now, 0);
   now = null;
-  if (last) leave(last);
   text("name").textContent = title;
   text("stage").dataset.state = "loading";
   render();
@@ -201,12 +192,13 @@ async function open(title, load) {
     const work = works.get(picture.name) ?? (await begin(picture));
     if (stale()) return;
     now = work;
+    for (const [name, one] of works) if (!one.flights.size && !due(one).count) works.delete(name);
     works.set(picture.name, work);
     [prefs.last, since] = [picture.name, performance.now()];
     text("stage").dataset.state = "open";
     keepPrefs();
     ask(work);
-    hold();
+    hold().catch(say);
   } catch (error) {
     if (stale()) return;
     text("stage").dataset.state = "";
@@ -219,23 +211,11 @@ async function open(title, load) {
 /** @param {Picture} picture @returns {Promise<Work>} */
 async function begin(picture) {
   const key = `${picture.name}|${picture.image}`;
-  const sheet = (await shelf.sheet(key).catch(() => undefined)) ?? blank(picture.name, picture.image);
+  const sheet = (await shelf.ask("sheets", "get", key).catch(() => undefined)) ?? blank(picture.name, picture.image);
   const tables = { masks: new Map(), flights: new Map(), refused: new Set() };
   const work = { picture, key, sheet, ...tables, timer: 0, saving: Promise.resolve(), holder: null };
   if (settings.saves) await synchronise(work);
   return work;
-}
-
-/** Forget an image that is not shown any more, once all of it is saved. @param {Work} work */
-async function leave(work) {
-  const pause = (/** @type {number} */ milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-  while (work.flights.size) await pause(300);
-  later(work, 0);
-  await pause(50);
-  await work.saving;
-  if (work === now) return;
-  works.delete(work.picture.name);
-  work.masks.forEach((mask) => mask.bitmap?.close());
 }
 
 /** Tell that this image is open here, learn who else has it open, and what others have stored. */
@@ -283,7 +263,7 @@ const place = () => {
 async function forget() {
   const index = dropped.findIndex((one) => one.name === prefs.last);
   if (index < 0) return;
-  await shelf.forget(prefs.last);
+  await shelf.ask("dropped", "delete", prefs.last);
   dropped.splice(index, 1);
   if (dropped.length + listed.total) await go(Math.max(0, index - 1));
   else await open("No image", async () => Promise.reject(new Error("Drop the next image.")));
@@ -314,10 +294,13 @@ async function takeFiles(files) {
   let first = true;
   for (const file of files) {
     try {
-      const { image, name } = await wire.upload(file);
-      const one = { name, title: file.name, image, blob: file, folder: false };
+      const most = settings.limits.bytes;
+      if (file.size > most) throw new Error(`The file is too large: at most ${most >> 20} MiB are taken here.`);
+      const blob = new Blob([await file.arrayBuffer()], { type: file.type }); // the file may change on the disk
+      const one = { ...(await wire.upload(blob)), title: file.name, blob, folder: false };
+      const { name } = one;
       dropped = [...dropped.filter((other) => other.name !== name), one];
-      shelf.keepDropped(one).catch((error) => say(error, "This browser keeps nothing for a reload: "));
+      shelf.ask("dropped", "put", one, name).catch((error) => say(error, UNKEPT));
       if (first) await go(dropped.length - 1);
       first = false;
     } catch (error) {
@@ -344,13 +327,13 @@ function fillThumbnail(made, one, index) {
   made.setAttribute("aria-label", `${made.title}, ${state}, ${objects} objects`);
   if (made.ariaCurrent !== current && current === "true") made.scrollIntoView({ block: "nearest", inline: "nearest" });
   made.ariaCurrent = current;
-  made.onclick = () => go(index).catch(say);
+  made.onclick = () => run(() => go(index));
   const stem = title.replace(/^.*\//, "").replace(/\.\w+$/, "");
   part(made, ".about").textContent = stem.length > 10 ? `…${stem.slice(-9)}` : stem;
   part(made, ".badge").textContent = state === "done" ? "✓" : objects ? String(objects) : "";
   if (made.dataset.name === one.name && made.dataset.state === state) return;
   Object.assign(made.dataset, { name: one.name, state });
-  const image = /** @type {HTMLImageElement} */ (part(made, "img"));
+  const image = the("img", HTMLImageElement, made);
   const load = async () => URL.createObjectURL("blob" in one ? one.blob : await wire.thumbnail(one.name));
   if (!thumbnails.has(one.name)) thumbnails.set(one.name, load().catch(() => ""));
   thumbnails.get(one.name)?.then((address) => made.dataset.name === one.name && (image.src = address));
@@ -374,36 +357,25 @@ function turn(by) {
   if (one) act({ do: "select", id: one.id });
 }
 
-/** What buttons and keys do; the keys of each stand in index.html (data-keys). @type {Record<string, () => void>} */
+/** What buttons and keys do; the keys of each stand in index.html (data-keys). @type {Record<string, () => unknown>} */
 const COMMANDS = {
-  undo: () => act({ do: "undo" }),
-  redo: () => act({ do: "redo" }),
-  fresh: () => act({ do: "new" }),
-  reset: () => act({ do: "reset" }),
-  delete: () => now && act({ do: "delete", id: now.sheet.selected }),
-  sign: () => show({ negative: !stage.shown.negative }),
-  before: () => turn(-1),
-  after: () => turn(1),
+  undo: () => act({ do: "undo" }), redo: () => act({ do: "redo" }), reset: () => act({ do: "reset" }),
+  fresh: () => act({ do: "new" }), delete: () => now && act({ do: "delete", id: now.sheet.selected }),
+  before: () => turn(-1), after: () => turn(1),
   rename: () => /** @type {HTMLInputElement | null} */ (document.querySelector("#objects .chosen input"))?.select(),
-  finer: () => refine({ steps: refinement.steps + 1 }),
-  coarser: () => refine({ steps: refinement.steps - 1 }),
+  finer: () => refine({ steps: refinement.steps + 1 }), coarser: () => refine({ steps: refinement.steps - 1 }),
   adaptive: () => refine({ adaptive: !refinement.adaptive }),
-  stronger: () => show({ opacity: stage.shown.opacity > 0.85 ? 0 : stage.shown.opacity + 0.15 }),
-  contour: () => show({ contour: !stage.shown.contour }),
+  sign: () => show({ negative: !stage.shown.negative }), contour: () => show({ contour: !stage.shown.contour }),
   clicks: () => show({ clicks: !stage.shown.clicks }),
-  larger: () => stage.zoom(1.4),
-  smaller: () => stage.zoom(1 / 1.4),
-  fit: () => stage.fit(),
-  previous: () => go(place() - 1),
-  next: () => go(place() + 1),
-  done: () => done().catch(say),
-  forget: () => forget().catch(say),
-  earlier: () => list(listed.start - COUNT).catch(say),
-  further: () => list(listed.start + COUNT).catch(say),
-  open: () => input("file").click(),
-  panel: () => text("panel").classList.toggle("open"),
-  help: () => the("sheet", HTMLDialogElement).showModal(),
+  stronger: () => show({ opacity: stage.shown.opacity > 0.85 ? 0 : stage.shown.opacity + 0.15 }),
+  larger: () => stage.zoom(1.4), smaller: () => stage.zoom(1 / 1.4), fit: () => stage.fit(),
+  previous: () => go(place() - 1), next: () => go(place() + 1), done, forget, open: () => input("file").click(),
+  earlier: () => list(listed.start - COUNT), further: () => list(listed.start + COUNT),
+  panel: () => text("panel").classList.toggle("open"), help: () => the("#sheet", HTMLDialogElement).showModal(),
 };
+
+/** What goes wrong is shown. @param {() => unknown} command */
+const run = (command) => Promise.resolve().then(command).catch(say);
 
 /** @param {KeyboardEvent} event */
 function key(event) {
@@ -421,7 +393,7 @@ function key(event) {
   const line = document.querySelector(`[data-keys~="${CSS.escape(name)}"]`);
   if (event.altKey || !(line instanceof HTMLElement)) return;
   event.preventDefault();
-  COMMANDS[line.dataset.do ?? ""]();
+  run(COMMANDS[line.dataset.do ?? ""]);
 }
 
 /** Clicks by the keyboard. @param {KeyboardEvent} event @returns {boolean} whether the key was one of it */
@@ -466,26 +438,27 @@ function render() {
   }
   input("opacity").valueAsNumber = opacity;
   text("steps").textContent = String(refinement.steps);
+  const [first, last] = [place() <= 0, place() + 1 >= dropped.length + listed.total];
   const able = {
-    ...{ undo: sheet?.past.length, redo: sheet?.future.length, reset: object?.clicks.length, delete: object },
-    ...{ fresh: object, done: now, forget: now && !now.picture.folder, previous: place() > 0 },
-    ...{ next: place() + 1 < dropped.length + listed.total, earlier: listed.start },
-    further: listed.start + listed.images.length < listed.total,
+    undo: sheet?.past.length, redo: sheet?.future.length, reset: object?.clicks.length, fresh: object, delete: object,
+    done: now, forget: now && !now.picture.folder, previous: !first, next: !last,
+    earlier: listed.start, further: listed.start + listed.images.length < listed.total,
   };
   for (const [id, can] of Object.entries(able)) for (const one of buttons(id)) one.disabled = !can;
+  const open = listed.images[prefs.index - listed.start]?.state !== "done" || !now?.picture.folder;
+  text("ending").textContent = open ? "Done" : "Open again";
   text("holder").textContent = now?.holder ? `also open with ${now.holder}` : "";
-  const { writes, deletes } = now ? due(now) : { writes: [], deletes: [] };
-  const waiting = writes.length + deletes.length;
-  const clash = sheet && Object.keys(sheet.conflicts).length;
-  const stored = clash ? "conflict" : waiting ? "saving …" : "saved";
+  const waiting = now ? due(now).count : 0;
+  const rest = sheet && !flights.size && (pending(sheet).writes.length || Object.keys(sheet.conflicts).length);
+  const stored = waiting ? "saving …" : rest ? "not all is saved" : "saved";
   text("saved").textContent = !sheet ? "" : settings.saves ? stored : "kept in this browser alone";
-  document.body.dataset.busy = String(flights.size > 0 || (settings.saves && waiting > 0));
+  document.body.dataset.busy = String(flights.size + waiting > 0);
   document.body.dataset.negative = String(negative);
 }
 
 /** @param {HTMLElement} row @param {Thing} one @param {number} at */
 function fillRow(row, one, at) {
-  const [id, label] = [one.id, /** @type {HTMLInputElement} */ (part(row, "input"))];
+  const [id, label] = [one.id, the("input", HTMLInputElement, row)];
   const theirs = now?.sheet.conflicts[id];
   row.classList.toggle("chosen", id === now?.sheet.selected);
   row.style.setProperty("--colour", PALETTE[one.colour]);
@@ -505,22 +478,15 @@ function fillRow(row, one, at) {
   };
   part(row, ".clash").hidden = theirs === undefined;
   part(row, ".clash span").textContent = `Somebody else has ${theirs ? "changed" : "deleted"} it.`;
-  part(row, ".theirs").onclick = () => (act({ do: "theirs", id }), now && synchronise(now).catch(say));
-  part(row, ".mine").onclick = () => (act({ do: "mine", id, as: randomId() }), now && synchronise(now).catch(say));
-}
-
-/** @param {Element} from @param {string} selector */
-function part(from, selector) {
-  const found = from.querySelector(selector);
-  if (!(found instanceof HTMLElement)) throw new Error(`no ${selector}`);
-  return found;
+  part(row, ".theirs").onclick = () => (act({ do: "theirs", id }), run(hold));
+  part(row, ".mine").onclick = () => (act({ do: "mine", id, as: randomId() }), run(hold));
 }
 
 /** The children of a list, made as many as there are things to show.
  * @param {HTMLElement} list @param {string} template @param {number} count */
 function copies(list, template, count) {
   while (list.children.length > count) list.lastElementChild?.remove();
-  while (list.children.length < count) list.append(the(template, HTMLTemplateElement).content.cloneNode(true));
+  while (list.children.length < count) list.append(the(`#${template}`, HTMLTemplateElement).content.cloneNode(true));
   return /** @type {HTMLElement[]} */ ([...list.children]);
 }
 
@@ -536,7 +502,7 @@ for (const [id, command] of Object.entries(COMMANDS)) {
   for (const one of buttons(id)) {
     one.title = `${part(line, "dd").textContent} (${keys[0]})`;
     one.onclick = (event) => {
-      command();
+      run(command);
       if (event.detail && id !== "help") stage.focus(); // by the pointer: the space bar then pans, and presses nothing
     };
   }
@@ -549,7 +515,7 @@ document.ondrop = (event) => (event.preventDefault(), takeFiles(event.dataTransf
 document.onpaste = (event) => takeFiles(event.clipboardData?.files ?? []);
 input("file").onchange = () => (takeFiles([...(input("file").files ?? [])]), (input("file").value = ""));
 input("opacity").oninput = () => show({ opacity: input("opacity").valueAsNumber });
-input("who").onchange = () => ((prefs.who = input("who").value.trim()), keepPrefs(), hold());
+input("who").onchange = () => ((prefs.who = input("who").value.trim()), keepPrefs(), run(hold));
 
 async function start() {
   settings = await wire.settings();
@@ -558,13 +524,14 @@ async function start() {
   text("checkpoint").textContent = checkpoint;
   text("people").hidden = !saves;
   input("who").value = prefs.who;
-  dropped = await shelf.dropped().catch(() => []);
+  dropped = await shelf.ask("dropped", "getAll").catch(() => []);
   await list(prefs.index);
   const there = [...dropped, listed.images[prefs.index - listed.start]].some((one) => one && one.name === prefs.last);
   if (there) await go(place());
   else if (listed.total) await go(dropped.length);
-  setInterval(() => Promise.all([hold(), settings.folder && list(listed.start)]).catch(say), 10000);
 }
-start()
-  .catch(say)
-  .finally(() => now || (text("stage").dataset.state = "empty"));
+
+/** Every ten seconds, but never two at a time. */
+const look = () => setTimeout(() => run(hold).then(() => run(() => list(listed.start))).then(look), 10000);
+
+run(start).then(() => (look(), now || (text("stage").dataset.state = "empty")));

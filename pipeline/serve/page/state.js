@@ -161,7 +161,7 @@ const replaced = (sheet, object) => ({ objects: sheet.objects.map((one) => (one.
 /** @param {Sheet} sheet @param {string} id @param {("versions" | "saved" | "conflicts")[]} tables @returns {Sheet} */
 function without(sheet, id, ...tables) {
   const left = { ...sheet };
-  for (const table of tables) left[table] = Object.fromEntries(Object.entries(left[table]).filter(([key]) => key !== id));
+  for (const table of tables) left[table] = Object.fromEntries(Object.entries(left[table]).filter(([k]) => k !== id));
   return left;
 }
 
@@ -171,13 +171,13 @@ function freeColour(objects) {
   return free ?? objects.length % COLOURS;
 }
 
-/** What the browser keeps: `sheets` by image and output folder, and `dropped` images with their bytes. */
+/** What the browser keeps: `sheets` by name and hash of the image, and `dropped` images with their bytes by name. */
 export class Shelf {
   /** @type {Promise<IDBDatabase> | undefined} */ #opened;
 
-  /** @param {"sheets" | "dropped"} store @param {IDBTransactionMode} mode
-   * @param {(store: IDBObjectStore) => IDBRequest} ask */
-  async #ask(store, mode, ask) {
+  /** @param {"sheets" | "dropped"} store @param {"get" | "getAll" | "put" | "delete"} method @param {any[]} values
+   * @returns {Promise<any>} */
+  async ask(store, method, ...values) {
     const answer = (/** @type {IDBRequest} */ request) =>
       new Promise((resolve, reject) => {
         request.onsuccess = () => resolve(request.result);
@@ -188,21 +188,7 @@ export class Shelf {
       request.onupgradeneeded = () => ["sheets", "dropped"].forEach((one) => request.result.createObjectStore(one));
       this.#opened = answer(request);
     }
-    return answer(ask((await this.#opened).transaction(store, mode).objectStore(store)));
+    const /** @type {any} */ place = (await this.#opened).transaction(store, "readwrite").objectStore(store);
+    return answer(place[method](...values));
   }
-
-  /** @param {string} key @returns {Promise<Sheet | undefined>} */
-  sheet = (key) => this.#ask("sheets", "readonly", (store) => store.get(key));
-
-  /** @param {string} key @param {Sheet} sheet */
-  keepSheet = (key, sheet) => this.#ask("sheets", "readwrite", (store) => store.put(sheet, key));
-
-  /** @returns {Promise<Picture[]>} */
-  dropped = () => this.#ask("dropped", "readonly", (store) => store.getAll());
-
-  /** @param {Picture} picture */
-  keepDropped = (picture) => this.#ask("dropped", "readwrite", (store) => store.put(picture, picture.name));
-
-  /** @param {string} name */
-  forget = (name) => this.#ask("dropped", "readwrite", (store) => store.delete(name));
 }
