@@ -27,6 +27,8 @@ from pipeline.config import Cfr, Eval
 from pipeline.evaluate import zoom
 from pipeline.evaluate.metrics import iou
 
+NOWHERE = zoom.Box(0, -1, 0, -1)  # of no pixel: where the map lies before the first run
+
 
 @dataclass(frozen=True)
 class RunInput:
@@ -55,10 +57,22 @@ class Look(NamedTuple):
     flip: bool
 
 
-def image_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """(H, W, 3) uint8 RGB as (3, H, W) float32 in [0, 1] on `device`."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-    return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0)
+class Photo:
+    """An image on the device that its crops are made on; the objects of an image may share it.
+
+    Attributes:
+        size: (H, W).
+    """
+
+    def __init__(self, image: np.ndarray, device: torch.device | str = "cpu") -> None:
+        """`image`: (H, W, 3) uint8 RGB, which is not copied on a CPU and must not change."""
+        self._pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        self.size = (self._pixels.shape[0], self._pixels.shape[1])
+
+    def crop(self, roi: zoom.Box, side: int) -> torch.Tensor:
+        """(1, 3, side, side) float32 in [0, 1] of what a box holds."""
+        cut = self._pixels[roi.row_min : roi.row_max + 1, roi.col_min : roi.col_max + 1]
+        return zoom.resize(cut.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0), side)
 
 
 class Refinement:
@@ -69,27 +83,24 @@ class Refinement:
         forwards: forward passes of each finished click (one counts once, though it may hold the mirror image too).
         rois: the region of interest in force at the last run of each finished click.
         roi: that of the last run, None before the first.
-        probability: (H, W) float32 on the device: map of the last run; zeros before the first.
-        mask: (H, W) bool: binary mask after the last finished click; `device_mask` is the same on the device.
-        lines: `zoom.lines_of` the foreground of `probability`, where somebody has brought it from the device.
+        part: float32 map of the last run inside of `part_roi`; there is nothing outside of it.
+        lines: `zoom.lines_of` the foreground of `part`, where somebody has brought it from the device.
         run_ended: the runs of the current click are over, and it is to be ended.
     """
 
-    def __init__(
-        self, image: np.ndarray | torch.Tensor, size: tuple[int, int], cfr: Cfr, device: torch.device | str
-    ) -> None:
-        """Convert the image.
+    def __init__(self, image: np.ndarray | Photo, size: tuple[int, int], cfr: Cfr, device: torch.device | str) -> None:
+        """Nothing is clicked yet.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or what `image_tensor` made of it on `device`.
+            image: (H, W, 3) uint8 RGB, or a `Photo` of it on `device`.
             size: (H, W).
             cfr: the inner loop and the zoom-in.
             device: where crops are made and maps are kept.
         """
         self.cfr, self.size = cfr, size
-        self.image = image if isinstance(image, torch.Tensor) else image_tensor(image, device)
-        self.probability = torch.zeros(size, dtype=torch.float32, device=device)
-        self.device_mask = torch.zeros(size, dtype=torch.bool)
+        self.image = image if isinstance(image, Photo) else Photo(image, device)
+        self.part, self.part_roi = torch.zeros((0, 0), dtype=torch.float32, device=device), NOWHERE
+        self._mask = self.part > cfr.threshold, self.part_roi  # after the last finished click, as part and box
         self.lines: np.ndarray | None = None
         self.clicks: list[Click] = []
         self.forwards: list[int] = []
@@ -98,16 +109,38 @@ class Refinement:
         self.run_ended = False
         self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI
         self._runs = 0  # runs of the current click
-        self._before: torch.Tensor | None = None  # binary mask of the run before, same click
+        self._before: tuple[torch.Tensor, zoom.Box] | None = None  # binary mask of the run before, same click
+
+    @property
+    def probability(self) -> torch.Tensor:
+        """(H, W) float32 on the device: map of the last run; zeros before the first."""
+        return zoom.moved(self.part, self.part_roi, zoom.whole(*self.size))
+
+    @property
+    def mask_part(self) -> tuple[torch.Tensor, zoom.Box]:
+        """The binary mask after the last finished click inside of a box, on the device; nothing is outside of it."""
+        return self._mask
+
+    @property
+    def device_mask(self) -> torch.Tensor:
+        """(H, W) bool on the device: binary mask after the last finished click."""
+        return zoom.moved(*self._mask, zoom.whole(*self.size))
 
     @property
     def mask(self) -> np.ndarray:
+        """(H, W) bool: the same on the CPU."""
         return self.device_mask.cpu().numpy()
 
+    def begin(self, probability: torch.Tensor) -> None:
+        """Begin with an (H, W) float32 map on the device, and without clicks."""
+        self.roi = zoom.whole(*self.size)  # the first pass then looks where the map is, as later ones do
+        self._set(probability)
+        self._mask = self._binary()
+
     def foreground_lines(self) -> torch.Tensor:
-        """`zoom.lines_of` the foreground of `probability`, on the device."""
+        """`zoom.lines_of` the foreground of the map, on the device."""
         assert self.roi is not None, "foreground_lines() follows a run"
-        return zoom.lines_of(self.probability, self.cfr.zoom_threshold, self.roi)
+        return zoom.lines_of(self.part, self.cfr.zoom_threshold, self.part_roi, self.size)
 
     def look(self) -> Look:
         """Decide the ROI of the next run anew; `cut` makes its input."""
@@ -123,8 +156,12 @@ class Refinement:
         assert self.roi is not None, "cut() follows look()"
         roi, side = self.roi, self.cfr.crop
         if self._crop is None or self._crop[0] != roi:
-            self._crop = (roi, self._with_mirror(zoom.crop_resize(self.image, roi, side)))
-        prev_mask = self._with_mirror(zoom.crop_resize(self.probability[None], roi, side))
+            self._crop = (roi, self._with_mirror(self.image.crop(roi, side)))
+        if zoom.common(self.part_roi, roi) is None:
+            prev_mask = self.part.new_zeros((1, 1, side, side))
+        else:
+            prev_mask = zoom.resize(zoom.moved(self.part, self.part_roi, roi)[None], side)
+        prev_mask = self._with_mirror(prev_mask)
         clicks = [zoom.scale_click(click, roi, side) for click in self.clicks]
         points = encode(clicks)[None]
         if self.cfr.flip:
@@ -147,45 +184,46 @@ class Refinement:
         self.take(self.paste(logits))
 
     def paste(self, logits: torch.Tensor) -> torch.Tensor:
-        """(K, 1, S, S) float32 logits of the run that `look` decided as the (H, W) map of the image."""
+        """(K, 1, S, S) float32 logits of the run that `look` decided as the map inside of its ROI."""
         assert self.roi is not None, "paste() follows look()"
         if self.cfr.flip:
             logits = 0.5 * (logits[:1] + logits[1:].flip(3))
-        return zoom.paste_back(torch.sigmoid(logits), self.roi, self.size)
+        return zoom.resize_back(torch.sigmoid(logits), self.roi)
 
-    def take(self, probability: torch.Tensor) -> None:
-        """Go on with the (H, W) map of the run that `look` decided; it is kept, never changed."""
-        assert self.roi is not None and not self.run_ended, "take() follows look()"
-        self.probability, self.lines = probability, None
+    def take(self, part: torch.Tensor) -> None:
+        """Go on with the map of the run that `look` decided, inside of its ROI; it is kept, never changed."""
+        assert not self.run_ended, "a click ends after its last run"
+        self._set(part)
         self._runs += 1
         mask = self._binary()
         if self._refine_again(mask):
             self._before = mask
             return
-        self._before, self.device_mask = None, mask
+        self._before, self._mask = None, mask
         self.run_ended = True
 
-    def _refine_again(self, mask: torch.Tensor) -> bool:
+    def _set(self, part: torch.Tensor) -> None:
+        assert self.roi is not None, "a map belongs to a look"
+        self.part, self.part_roi, self.lines = part, self.roi, None
+
+    def _refine_again(self, mask: tuple[torch.Tensor, zoom.Box]) -> bool:
         if len(self.clicks) > self.cfr.clicks or self._runs > self.cfr.steps:
             return False
         if self.cfr.adaptive and self._before is not None:
-            changed = int((mask != self._before).sum())
+            both = zoom.around(mask[1], self._before[1])
+            changed = int((zoom.moved(*mask, both) != zoom.moved(*self._before, both)).sum())
             return changed > self.cfr.adaptive_pixels
         return True
 
-    def resume(self, roi: zoom.Box, logits: torch.Tensor) -> None:
-        """Be as after a finished click whose last run had this ROI and these logits."""
+    def resume(self, roi: zoom.Box, logits: torch.Tensor, part: torch.Tensor | None = None) -> None:
+        """Be as after a finished click whose last run had this ROI and these logits; `part`: its map, if it is kept."""
         self.roi = roi
-        self.probability, self.lines = self.paste(logits), None
-        self.device_mask = self._binary()
+        self._set(self.paste(logits) if part is None else part)
+        self._mask = self._binary()
 
-    def _binary(self) -> torch.Tensor:
-        """(H, W) bool: the map above the threshold; nothing is outside of the run's ROI."""
-        assert self.roi is not None
-        mask = torch.zeros(self.size, dtype=torch.bool, device=self.probability.device)
-        part = zoom.inside(self.probability, self.roi)
-        zoom.inside(mask, self.roi).copy_(part > self.cfr.threshold)
-        return mask
+    def _binary(self) -> tuple[torch.Tensor, zoom.Box]:
+        """The map above the threshold, inside of its box."""
+        return self.part > self.cfr.threshold, self.part_roi
 
     def end_runs(self) -> None:
         """The click that ended is counted; the next one may come."""
@@ -205,14 +243,14 @@ class Session(Refinement):
 
     def __init__(
         self,
-        image: np.ndarray | torch.Tensor,
+        image: np.ndarray | Photo,
         truth: np.ndarray,
         cfr: Cfr,
         rules: Eval,
         device: torch.device | str = "cpu",
         first: Click | None = None,
     ) -> None:
-        """Convert the image once and place the first click.
+        """Place the first click.
 
         Args:
             image, cfr, device: see `Refinement`.
@@ -260,7 +298,7 @@ class Replay(Refinement):
 
     def __init__(
         self,
-        image: np.ndarray | torch.Tensor,
+        image: np.ndarray | Photo,
         size: tuple[int, int],
         given: Sequence[Click],
         cfr: Cfr,

@@ -12,7 +12,7 @@ from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
 from pipeline.errors import UserError
 from pipeline.evaluate import zoom
-from pipeline.evaluate.cfr import Refinement
+from pipeline.evaluate.cfr import Photo, Refinement
 from pipeline.evaluate.shared import Network
 
 
@@ -32,11 +32,9 @@ class ClickedObject:
         finished: how often clicks were added; what `back_to` counts.
     """
 
-    def __init__(
-        self, network: Network, image: torch.Tensor, size: tuple[int, int], cfr: Cfr, device: torch.device
-    ) -> None:
-        """`image`: `cfr.image_tensor` of it on `device`; `size`: (H, W)."""
-        self._network, self._image, self._size, self._cfr, self._device = network, image, size, cfr, device
+    def __init__(self, network: Network, image: Photo, cfr: Cfr, device: torch.device) -> None:
+        """`image`: on `device`."""
+        self._network, self._image, self._cfr, self._device = network, image, cfr, device
         self._kept: list[Finished] = []
         self._start: torch.Tensor | None = None  # the map that clicks began from, where one was given
         self.now = self._new()
@@ -50,11 +48,17 @@ class ClickedObject:
         """What `go_on` goes on from, after at least one `add`."""
         return self._kept[-1]
 
-    def go_on(self, clicks: Sequence[Click], last: Finished) -> None:
-        """Be as an object of the same image and settings was after these clicks, whose `last` this was."""
+    def go_on(self, clicks: Sequence[Click], last: Finished, part: torch.Tensor | None = None) -> None:
+        """Be as an object of the same image and settings was after these clicks.
+
+        Args:
+            last: its `last`.
+            part: its `now.part`, which saves making it again.
+        """
         self.now.clicks.extend(clicks)
         self._kept = [last]
-        self.back_to(1)
+        with torch.inference_mode():
+            self.now.resume(last.roi, last.logits, part)
 
     def add(self, clicks: Sequence[Click]) -> None:
         """Clicks that see the same map, usually one: passes until the last refinement. All of it, or nothing."""
@@ -84,7 +88,7 @@ class ClickedObject:
                 self.now.clicks.extend(clicks[: last.clicks])
                 self.now.resume(last.roi, last.logits)
             elif self._start is not None:
-                self._begin()
+                self.now.begin(self._start)
 
     def follow(self, clicks: Sequence[Click]) -> None:
         """Have these clicks, one after the other: what they have in common with the present ones is not made again."""
@@ -105,7 +109,7 @@ class ClickedObject:
         Raises:
             UserError: another shape, or no numbers.
         """
-        size = self._size
+        size = self._image.size
         if logits.shape not in (size, (1, *size)):
             raise UserError(
                 f"mask_input is (1, {size[0]}, {size[1]}), logits of the image; this one is {logits.shape}."
@@ -115,10 +119,5 @@ class ClickedObject:
         self._start = torch.sigmoid(torch.from_numpy(logits.reshape(size).astype(np.float32)).to(self._device))
         self.back_to(0)
 
-    def _begin(self) -> None:
-        assert self._start is not None
-        self.now.probability, self.now.device_mask = self._start, self._start > self._cfr.threshold
-        self.now.roi = zoom.whole(*self._size)  # the first pass then looks where the map is, as later ones do
-
     def _new(self) -> Refinement:
-        return Refinement(self._image, self._size, self._cfr, self._device)
+        return Refinement(self._image, self._image.size, self._cfr, self._device)
