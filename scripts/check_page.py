@@ -1,5 +1,7 @@
-"""Check the types of the annotator's page (JSDoc, by TypeScript), used by `make lint`: Node comes with .venv, the
-compiler from the npm registry, once, into build/."""
+"""Check the types of the annotator's page: JSDoc, by TypeScript (see `make lint`).
+
+Node comes with .venv, the compiler from the npm registry, once, into build/.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Pictures of the annotator for docs/pictures: `python -m scripts.screenshots --sample FOLDER [--out FOLDER]`.
+"""Pictures of the annotator: `python -m scripts.screenshots --sample FOLDER`.
 
 FOLDER is in the layout of COCO panoptic (val2017/, train2017/, annotations/): some of its photographs are clicked by
-their ground truth, in a real browser, against a server of its own with the packaged model.
+their ground truth, in a real browser, against a server of its own with the packaged model. All pictures go to --out to
+be looked at; those of the documentation are copied to docs/pictures/.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from tests.chromium import chromium
 
 MOST = 12  # clicks of an object
 PHOTOGRAPHS = {"000000458756": "train2017", "000000343937": "val2017", "000000196393": "train2017"}
-"""Published under CC BY 2.0."""
+"""With the folder they are in; their licence stands in docs/pictures/README.md."""
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+KEPT = ("annotator.png", "annotator-phone.png")
 
 
 class Truth:
@@ -133,8 +136,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/pictures"), help="where the pictures go")
     parser.add_argument("--port", type=int, default=8799)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pictures") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="pictures") as temporary:
+        folder = Path(temporary)
         (folder / "images").mkdir()
         for stem, split in PHOTOGRAPHS.items():
             shutil.copy(args.sample / split / f"{stem}.jpg", folder / "images")
@@ -146,6 +149,8 @@ def main() -> None:
                 lines = iter(server.stdout.readline, "")
                 url = next(found[0] for line in lines if (found := re.search(r"http://\S+", line)))
                 pictures(url, folder, Truth(args.sample), args.out)
+                for name in KEPT:
+                    shutil.copy(args.out / name, DOCS)
             finally:
                 server.send_signal(signal.SIGINT)
                 server.wait(60)

@@ -10,6 +10,8 @@ const AROUND = [0, 1, 2, 3, 4, 5, 6, 7].map((n) => [Math.cos((n * Math.PI) / 4),
 
 /** @param {number} value @param {number} low @param {number} high */
 const within = (value, low, high) => Math.max(low, Math.min(high, value));
+/** @param {HTMLCanvasElement} canvas */
+const context = (canvas) => /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
 /** @param {Point} one @param {Point} other */
 const distance = (one, other) => Math.hypot(one.x - other.x, one.y - other.y);
 
@@ -199,7 +201,7 @@ export class Stage {
   /** @param {Click} click @param {number} index */
   #paintClick(click, index) {
     const { x, y } = this.#screen(click);
-    const radius = this.gesture?.kind === "drag" && this.gesture.index === index ? 10 : 8;
+    const radius = this.gesture?.kind === "drag" && this.gesture.index === index ? 9 : 7;
     const disk = (/** @type {number} */ by, /** @type {string} */ paint) => {
       this.context.beginPath();
       this.context.arc(x, y, radius + by, 0, 2 * Math.PI);
@@ -210,8 +212,8 @@ export class Stage {
     disk(1, "#fff");
     disk(-1, click.positive ? "#00704f" : "#b23c00");
     this.context.fillStyle = "#fff";
-    this.context.fillRect(x - 4, y - 1, 8, 2); // a plus or a minus: the colour alone does not tell
-    if (click.positive) this.context.fillRect(x - 1, y - 4, 2, 8);
+    this.context.fillRect(x - 3.5, y - 1, 7, 2); // a plus or a minus: the colour alone does not tell
+    if (click.positive) this.context.fillRect(x - 1, y - 3.5, 2, 7);
   }
 
   /** @param {Point} at */
@@ -325,11 +327,4 @@ export class Stage {
     const lines = event.deltaMode === 1 ? 33 : 1;
     this.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)), this.#at(event));
   }
-}
-
-/** @param {HTMLCanvasElement} canvas @returns {CanvasRenderingContext2D} */
-function context(canvas) {
-  const found = canvas.getContext("2d");
-  if (!found) throw new Error("This browser draws no canvas.");
-  return found;
 }

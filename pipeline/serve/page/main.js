@@ -292,13 +292,13 @@ async function done() {
 /** @param {Iterable<File>} files */
 async function takeFiles(files) {
   let first = true;
-  for (const file of files) {
+  for (const file of [...files]) {
     try {
       const most = settings.limits.bytes;
       if (file.size > most) throw new Error(`The file is too large: at most ${most >> 20} MiB are taken here.`);
       const blob = new Blob([await file.arrayBuffer()], { type: file.type }); // the file may change on the disk
-      const one = { ...(await wire.upload(blob)), title: file.name, blob, folder: false };
-      const { name } = one;
+      const { image, name } = await wire.upload(blob);
+      const one = { image, name, title: file.name, blob, folder: false };
       dropped = [...dropped.filter((other) => other.name !== name), one];
       shelf.ask("dropped", "put", one, name).catch((error) => say(error, UNKEPT));
       if (first) await go(dropped.length - 1);
@@ -501,12 +501,13 @@ for (const [id, command] of Object.entries(COMMANDS)) {
   });
   for (const one of buttons(id)) {
     one.title = `${part(line, "dd").textContent} (${keys[0]})`;
-    one.onclick = (event) => {
-      run(command);
-      if (event.detail && id !== "help") stage.focus(); // by the pointer: the space bar then pans, and presses nothing
-    };
+    one.onclick = () => run(command);
   }
 }
+document.onclick = (event) => {
+  const button = event.detail && event.target instanceof Element && event.target.closest("button");
+  if (button && !document.querySelector("dialog[open]")) stage.focus(); // the space bar then pans, and presses nothing
+};
 document.onkeydown = key;
 document.onkeyup = (event) => event.key === " " && (stage.panning = false);
 document.onvisibilitychange = () => now && later(now, 0);
