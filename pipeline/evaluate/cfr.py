@@ -72,7 +72,8 @@ class Photo:
     def crop(self, roi: zoom.Box, side: int) -> torch.Tensor:
         """(1, 3, side, side) float32 in [0, 1] of what a box holds."""
         cut = self._pixels[roi.row_min : roi.row_max + 1, roi.col_min : roi.col_max + 1]
-        return zoom.resize(cut.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0), side)
+        planes = cut.permute(2, 0, 1).contiguous()  # as bytes: a quarter of the memory to go through
+        return zoom.resize(planes.to(torch.float32).div_(255.0), side)
 
 
 class Refinement:

@@ -18,10 +18,11 @@ import torch
 
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
-from pipeline.evaluate.cfr import image_tensor
-from pipeline.evaluate.metrics import expected_iou
+from pipeline.evaluate.cfr import Photo
 from pipeline.evaluate.shared import Network
+from pipeline.evaluate.zoom import Box, whole
 from pipeline.predict.clicked import ClickedObject, Finished
+from pipeline.predict.predictor import score_of
 from pipeline.serve.pictures import Kept, Picture
 from pipeline.serve.refusal import Refused
 
@@ -29,6 +30,8 @@ MAX_CLICKS = 200  # of an object
 MAX_STEPS = 20  # n of CFR-n that a client may ask for
 PICTURE_BYTES = 1_500_000_000  # of the decoded images that are kept
 FINISHED_BYTES = 500_000_000  # of the finished clicks that are kept: 1.6 MB each at 448 pixels
+PART_BYTES = 500_000_000  # of their maps, which can be made again
+CROP_BYTES = 20_000_000  # of the crops of an image
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Answer:
     """The mask of a list of clicks.
 
     Attributes:
-        mask: (H, W) bool.
+        part: bool, the mask inside of `region`; nothing is outside of it.
+        region: that was looked at last.
+        size: (H, W) of the image.
         box: x, y, width and height of the mask, pixels; zeros of an empty one.
         score: IoU to expect if the probabilities are right.
         steps, adaptive: of CFR, as it was computed.
@@ -44,7 +49,9 @@ class Answer:
         milliseconds: that it took.
     """
 
-    mask: np.ndarray
+    part: np.ndarray
+    region: Box
+    size: tuple[int, int]
     box: tuple[int, int, int, int]
     score: float
     steps: int
@@ -53,12 +60,24 @@ class Answer:
     milliseconds: float
 
     @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool: the whole mask, made when it is asked for."""
+        mask, at = np.zeros(self.size, np.bool_), self.region
+        mask[at.row_min : at.row_max + 1, at.col_min : at.col_max + 1] = self.part
+        return mask
+
+    @property
     def png(self) -> str:
         """The mask inside of its box: a PNG of one bit a pixel in base64, "" of an empty mask."""
         x, y, width, height = self.box
         if not width:
             return ""
-        return base64.b64encode(mask_png(self.mask[y : y + height, x : x + width])).decode("ascii")
+        top, left = y - self.region.row_min, x - self.region.col_min
+        return base64.b64encode(mask_png(self.part[top : top + height, left : left + width])).decode("ascii")
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def mask_png(mask: np.ndarray) -> bytes:
@@ -66,6 +85,23 @@ def mask_png(mask: np.ndarray) -> bytes:
     ok, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
     assert ok, "OpenCV encodes every mask"
     return data.tobytes()
+
+
+class Shown(Photo):
+    """An image that keeps its last crops, as every click of an object looks at it anew."""
+
+    def __init__(self, picture: Picture, device: torch.device) -> None:
+        super().__init__(picture.pixels, device)
+        self.picture = picture
+        self._crops: Kept[tuple[Box, int], torch.Tensor] = Kept(CROP_BYTES, bytes_of)
+
+    def crop(self, roi: Box, side: int) -> torch.Tensor:
+        """See `Photo.crop`; it is not to be changed."""
+        kept = self._crops.get((roi, side))
+        if kept is None:
+            kept = super().crop(roi, side)
+            self._crops.put((roi, side), kept)
+        return kept
 
 
 class Clicker:
@@ -79,18 +115,25 @@ class Clicker:
         """`network`: on `device`; called from several threads at once."""
         self.cfr = cfr
         self._network, self._device = network, device
-        self._pictures: Kept[str, Picture] = Kept(PICTURE_BYTES, lambda one: one.pixels.nbytes)
-        self._finished: Kept[tuple[str, int, bool, tuple[Click, ...]], Finished] = Kept(
-            FINISHED_BYTES, lambda one: one.logits.numel() * one.logits.element_size()
-        )
+        self._shown: Kept[str, Shown] = Kept(PICTURE_BYTES, lambda one: one.picture.pixels.nbytes)
+        self._finished: Kept[_Key, Finished] = Kept(FINISHED_BYTES, lambda one: bytes_of(one.logits))
+        self._parts: Kept[_Key, torch.Tensor] = Kept(PART_BYTES, bytes_of)
 
     def show(self, picture: Picture) -> None:
         """Take an image, so that clicks on it can be answered."""
-        self._pictures.put(picture.sha, picture)
+        self._show(picture).crop(whole(*picture.size), self.cfr.crop)  # where every object begins
+
+    def _show(self, picture: Picture) -> Shown:
+        found = self._shown.get(picture.sha)
+        if found is None:
+            found = Shown(picture, self._device)
+            self._shown.put(picture.sha, found)
+        return found
 
     def picture(self, sha: str) -> Picture | None:
         """An image that it was shown, None where it is forgotten."""
-        return self._pictures.get(sha)
+        found = self._shown.get(sha)
+        return found and found.picture
 
     def answer(
         self, picture: Picture, clicks: Sequence[Click], steps: int | None = None, adaptive: bool | None = None
@@ -111,22 +154,28 @@ class Clicker:
         )
         _check(picture, clicks, cfr)
         network = _Counted(self._network)
-        one = ClickedObject(network, image_tensor(picture.pixels, self._device), picture.size, cfr, self._device)
-        listed = tuple(clicks)
-        same = next((n for n in range(len(listed), 0, -1) if self._found(picture, cfr, listed[:n])), 0)
-        if same and (found := self._found(picture, cfr, listed[:same])):
-            one.go_on(listed[:same], found)
-        for number, click in enumerate(listed[same:], same + 1):
-            one.add([click])
-            self._finished.put((picture.sha, cfr.steps, cfr.adaptive, listed[:number]), one.last)
-        mask = one.now.mask
-        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-        score = expected_iou(one.now.probability.cpu().numpy(), mask) if clicks else 0.0
+        one = ClickedObject(network, self._show(picture), cfr, self._device)
+        keys = [(picture.sha, cfr.steps, cfr.adaptive, tuple(clicks[:n])) for n in range(len(clicks) + 1)]
+        for same in range(len(clicks), 0, -1):
+            if (found := self._finished.get(keys[same])) is not None:
+                one.go_on(clicks[:same], found, self._parts.get(keys[same]))
+                break
+        for number in range(len(one.now.clicks), len(clicks)):
+            one.add([clicks[number]])
+            self._finished.put(keys[number + 1], one.last)
+        if clicks:
+            self._parts.put(keys[-1], one.now.part)
+        mask, region = one.now.mask_part
+        part = mask.cpu().numpy()
+        x, y, width, height = cv2.boundingRect(part.view(np.uint8)) if part.size else (0, 0, 0, 0)
+        box = (x + region.col_min, y + region.row_min, width, height) if width else (0, 0, 0, 0)
+        score = score_of(one.now) if clicks else 0.0
         took = 1e3 * (time.perf_counter() - start)
-        return Answer(mask, (x, y, width, height), score, cfr.steps, cfr.adaptive, network.passes, took)
+        return Answer(part, region, picture.size, box, score, cfr.steps, cfr.adaptive, network.passes, took)
 
-    def _found(self, picture: Picture, cfr: Cfr, clicks: tuple[Click, ...]) -> Finished | None:
-        return self._finished.get((picture.sha, cfr.steps, cfr.adaptive, clicks))
+
+_Key = tuple[str, int, bool, tuple[Click, ...]]
+"""Image, steps and adaptive of CFR, and clicks."""
 
 
 class _Counted:
