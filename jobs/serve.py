@@ -12,6 +12,7 @@ with another --host clients need a token, which is part of the URL. /api lists t
 from __future__ import annotations
 
 import contextlib
+import os
 
 from jobs import flags
 from pipeline.config import Cfr
@@ -33,6 +34,8 @@ def job(args: list[str]) -> None:
     from pipeline.engine.connect import connect
     from pipeline.serve.server import check, run
 
+    # The engine's workers step back for all else of a machine; behind these somebody waits for every click.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with lease.held(config.out, "jobs.serve") if config.out else contextlib.nullcontext():
         checked = check(config)
         connect(min_cpus=config.replicas + 1)

@@ -22,13 +22,14 @@ from pipeline.serve.results import Saved
 UPLOAD = re.compile(r"upload-[0-9a-f]{16}\.[a-z]{3,4}")
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 WAITING = 24  # clicks that may be in work or wait in one process; the next one is refused
+READING = 4  # uploads that may be read at a time: each takes up to half a gigabyte
 
 
 class Gate:
     """Lets so many in at a time, and refuses the next one."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._inside = most, 0
+    def __init__(self, most: int, what: str = "clicks") -> None:
+        self._most, self._what, self._inside = most, what, 0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -36,7 +37,7 @@ class Gate:
         """Raises: Refused: too many are inside (429)."""
         with self._lock:
             if self._inside >= self._most:
-                raise Refused(429, "Too many clicks are waiting: try again in a second.")
+                raise Refused(429, f"Too many {self._what} are waiting: try again in a second.")
             self._inside += 1
         try:
             yield
@@ -78,11 +79,13 @@ class Annotator:
     saves: bool
     checkpoint: tuple[str, str]
     gate: Gate = field(default_factory=lambda: Gate(WAITING))
+    uploads: Gate = field(default_factory=lambda: Gate(READING, "images"))
 
     def upload(self, data: bytes) -> Picture:
-        """Take an image file; see `read_picture`."""
-        picture = read_picture(data)
-        self.clicker.show(picture)
+        """Take an image file; see `read_picture`. Raises: Refused: too many wait (429)."""
+        with self.uploads.entered():
+            picture = read_picture(data)
+            self.clicker.show(picture)
         self.clerk.take(picture.sha, data)
         return picture
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import BackpressureConfig, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
@@ -120,9 +121,10 @@ def served(checked: Checked) -> Iterator[str]:
     config = checked.config
     gpu = on_gpu(config.device, False)
     require(config.replicas, config.replicas * config.gpu if gpu else 0, f"A server of {config.replicas} replica(s)")
-    places = [uri for uri in (config.images, config.out) if uri]
-    if places:
-        check_everywhere(places[:1], places[-1])
+    with contextlib.suppress(ValueError):
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        raise UserError("The cluster runs Ray Serve already, which has one address for all: end it, or use another.")
+    check_everywhere([config.images] if config.images else [], config.out)
     names = served_names(config.host, config.names)
     replica = Replica(
         config, gpu, config.batch_size or (GPU_BATCH if gpu else 1), names, checked.token, checked.studio_token
