@@ -38,14 +38,19 @@ pytestmark = [
 ]
 USER, PASSWORD = "someone@example.com", "a-long-Password-1"
 PHOTO = "train2017/000000000030.jpg"  # a vase with flowers, 640 x 428
-VASE, FLOWERS = (0.51, 0.66), (0.45, 0.32)
+VASE, FLOWERS, STONE = (0.51, 0.66), (0.45, 0.32), (0.3, 0.9)
 SHOTS = ROOT / "build" / "label-studio-screenshots"
 # What is asked of the model, kept by the page: the clicks are gone once a mask is accepted.
 KEEP_REQUESTS = """
-const real = window.fetch; window.asked = [];
-window.fetch = (...all) => {
-  if (String(all[0]).includes("interactive-annotating")) window.asked.push(all[1].body);
-  return real(...all);
+const real = window.fetch; window.asked = []; window.answered = 0;
+window.fetch = async (...all) => {
+  const answer = real(...all);
+  if (String(all[0]).includes("interactive-annotating")) {
+    window.asked.push(all[1].body);
+    await (await answer).clone().text();
+    window.answered += 1;
+  }
+  return answer;
 };
 """
 
@@ -75,7 +80,8 @@ def running(command: Sequence[str | Path], log: Path, **env: str) -> Iterator[su
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
@@ -120,7 +126,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     # Both: a model at a private address is refused otherwise, and so is the webhook that comes with it.
     open_ = {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"}
     with running(command, folder / "log", **quiet, **open_):
-        wait("Label Studio", lambda: requests.get(f"{url}/health", timeout=5).ok, 400)
+        wait("Label Studio", lambda: requests.get(f"{url}/health", timeout=5).ok, 600)
         yield Studio(url)
 
 
@@ -140,7 +146,7 @@ def model(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         folder / "studio-token",
     ]
     with running(command, folder / "log") as process:
-        wait("jobs.serve", lambda: process.poll() is not None or "Annotator:" in (folder / "log").read_text(), 300)
+        wait("jobs.serve", lambda: process.poll() is not None or "Annotator:" in (folder / "log").read_text(), 600)
         assert process.poll() is None, (folder / "log").read_text()
         yield f"http://127.0.0.1:{port}", token
     said = (folder / "log").read_text()
@@ -186,6 +192,10 @@ def test_a_click_and_a_negative_click_become_a_submitted_mask(
     def asked() -> list[Any]:
         return [json.loads(text)["context"]["result"] for text in driver.execute_script("return window.asked")]
 
+    def answered(times: int) -> None:
+        wait(f"answer {times}", lambda: driver.execute_script("return window.answered") == times)
+        time.sleep(3)  # until it is drawn
+
     wait("the image", lambda: find(".konvajs-content canvas") and len(find(".lsf-label")) == 4)
     driver.find_element(By.XPATH, "//label[contains(., 'Auto-Annotation')]").click()
     find("[data-testid=bottombar-settings-button]")[0].click()
@@ -211,25 +221,28 @@ def test_a_click_and_a_negative_click_become_a_submitted_mask(
 
     accept = "[data-testid=bottombar-accept-suggestions-button]"
     click(VASE)
+    answered(1)
     wait("a suggestion", lambda: find(accept))
-    time.sleep(2)  # until it is drawn
     shot("1-a-click")
     click(FLOWERS, Keys.ALT)
-    wait("the second request", lambda: len(asked()) == 2)
-    time.sleep(5)
+    answered(2)
     shot("2-a-negative-click")
-    ActionChains(driver).send_keys(
-        "u"
-    ).perform()  # unselects the label; else the region gets the keypoints' label as well
+    click(STONE)
+    answered(3)
+    find("[aria-label=Undo]")[0].click()
+    answered(4)
+    shot("3-undone")
+    ActionChains(driver).send_keys("u").perform()  # unselects the label, which the region would get as well
     wait("a suggestion", lambda: find(accept))[0].click()
     wait("no more suggestions", lambda: not find(accept))
     time.sleep(2)
-    shot("3-accepted")
+    shot("4-accepted")
     find("[data-testid=bottombar-submit-button]")[0].click()
     wait("an annotation", lambda: studio.get(f"/api/tasks/{task['id']}")["annotations"])
-    shot("4-submitted")
+    shot("5-submitted")
 
-    first, second = asked()
+    first, second, _, undone = asked()
+    assert undone == second
     assert [point["is_positive"] for point in second] == [True, False] and second[0] == first[0]
     exported = studio.get(f"/api/projects/{task['project']}/export?exportType=JSON")
     (region,) = exported[0]["annotations"][0]["result"]
