@@ -266,6 +266,9 @@ def test_it_fits_and_is_readable(page: AnnotatorPage, tmp_path: Path) -> None:
         page.emulate(scheme)
         page.driver.save_screenshot(str(tmp_path / f"{scheme}.png"))
         picture = cv2.imread(str(tmp_path / f"{scheme}.png"))
+        assert page.js(
+            "['panel', 'stage'].every(id => (e => e.scrollWidth <= e.clientWidth)(document.getElementById(id)))"
+        )
         assert picture is not None and (picture[3, 3].mean() > 200) == (scheme == "light")
     page.keys("?")
     assert page.js("document.querySelector('dialog').open")

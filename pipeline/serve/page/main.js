@@ -182,6 +182,7 @@ async function open(title, load) {
   if (now) later(now, 0);
   now = null;
   text("name").textContent = title;
+  text("time").textContent = text("detail").textContent = "";
   text("stage").dataset.state = "loading";
   render();
   try {
