@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast test-stores test-segment-anything bench lint format lock clean
+.PHONY: setup demo test test-fast test-stores test-segment-anything test-label-studio bench lint format lock clean
 
 setup:
 	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
@@ -33,6 +33,13 @@ test-segment-anything: setup
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target build/segment-anything segment-anything==1.0
 	SEGMENT_ANYTHING=1 PYTHONPATH="$(CURDIR)/build/segment-anything" $(RUN) -m pytest tests/segment_anything -rs
 
+# jobs.serve as the model of a real Label Studio, which has an environment of its own, driven in Chromium: a minute or
+# two, and the first time some more for its packages.
+test-label-studio: setup
+	@test -e build/label-studio/bin/label-studio || { $(RUN) -m venv --clear build/label-studio && \
+		build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2; }
+	LABEL_STUDIO=build/label-studio/bin/label-studio $(RUN) -m pytest tests/label_studio -rs -s
+
 # What runs on a CPU, in less than 15 minutes on two cores; benchmarks/gpu.sh is for a machine with a GPU.
 bench: setup
 	benchmarks/cpu.sh
@@ -41,6 +48,7 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+	$(RUN) scripts/check_page.py
 
 format: setup
 	$(RUN) scripts/code_map.py

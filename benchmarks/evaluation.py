@@ -44,8 +44,8 @@ from pipeline.model.segmenter import ClickSegmenter
 
 STAGES = ["forward", "crop+resize", "next click", "IoU", "waiting"]
 WRAPPED: list[tuple[ModuleType, str, str]] = [
-    (zoom, "crop_resize", "crop+resize"),
-    (zoom, "paste_back", "crop+resize"),
+    (zoom, "resize", "crop+resize"),
+    (zoom, "resize_back", "crop+resize"),
     (cfr, "next_click_center", "next click"),
     (cfr, "iou", "IoU"),
     (batch, "end_clicks", "next click"),  # on a GPU: distances and IoU of a whole batch

@@ -19,6 +19,7 @@ COMMANDS = (
     "evaluate",
     "claims",
     "predict",
+    "serve",
     "demo",
     "track_sync",
     "import_checkpoint",
@@ -63,6 +64,7 @@ def completion(shell: str) -> str:
 
     from pipeline.config import TrainConfig
     from pipeline.config.evaluation import ClaimsConfig, EvaluateConfig, PredictConfig
+    from pipeline.config.serving import ServeConfig
     from pipeline.config.sweeps import CfrSweepConfig
 
     kinds = {
@@ -71,6 +73,7 @@ def completion(shell: str) -> str:
         "evaluate": EvaluateConfig,
         "claims": ClaimsConfig,
         "predict": PredictConfig,
+        "serve": ServeConfig,
     }
     kinds |= {name: importlib.import_module(f"jobs.{name}").Args for name in COMMANDS if name not in kinds}
     said = io.StringIO()

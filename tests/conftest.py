@@ -40,8 +40,8 @@ os.environ.update(
 import hypothesis
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+
+from tests.chromium import chromium, is_there
 
 hypothesis.settings.register_profile("tests", deadline=None)  # no test asserts a wall-clock time
 hypothesis.settings.load_profile("tests")
@@ -155,28 +155,8 @@ class Browser:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A fresh headless Chromium (Debian packages chromium, chromium-driver); CI must have one."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
+    """A fresh headless Chromium; CI must have one."""
+    if not is_there():
         absent("no chromium and chromedriver on this machine", required=IN_CI)
-    options = Options()
-    options.binary_location = chromium
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        f"--user-data-dir={tmp_path / 'chromium'}",
-    ):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    try:
+    with chromium(tmp_path / "chromium") as driver:
         yield Browser(driver)
-    finally:
-        driver.quit()

@@ -19,6 +19,10 @@ from pipeline.errors import Unavailable, UserError
 from pipeline.redact import mask_uris
 
 MESSAGE = 400  # characters kept of a message of the engine
+NO_NEWS = (
+    "worker processes have been started on node",  # our helper processes wait, and take no CPU
+    "ServeController.graceful_shutdown failed",  # Serve kills what it has asked to end
+)
 
 
 def connect(min_cpus: int = 4) -> None:
@@ -74,7 +78,7 @@ def _start(address: str, min_cpus: int) -> None:
 def tell_plainly(message: dict[str, Any], ignore_prefix: bool = False) -> None:
     """Print what the engine's daemon tells a driver: one plain line on stderr, in place of coloured paragraphs.
 
-    That it has started more processes than it has CPUs is no news: our helper processes wait, and take no CPU.
+    What is in `NO_NEWS` is left out.
 
     Args:
         message: "lines": texts.
@@ -82,7 +86,7 @@ def tell_plainly(message: dict[str, Any], ignore_prefix: bool = False) -> None:
     """
     for text in message["lines"]:
         line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
-        if line and "worker processes have been started on node" not in line:
+        if line and not any(text in line for text in NO_NEWS):
             print(f"engine: {mask_uris(line)[:MESSAGE]}", file=sys.stderr, flush=True)
 
 

@@ -15,184 +15,15 @@ Outer loop: clicks. Inner loop: n + 1 runs per click, each fed the probability m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.clicks.encode import Click, encode
+from pipeline.clicks.encode import Click
 from pipeline.clicks.simulate import next_click_center
 from pipeline.config import Cfr, Eval
-from pipeline.evaluate import zoom
 from pipeline.evaluate.metrics import iou
-
-
-@dataclass(frozen=True)
-class RunInput:
-    """Input of one forward pass of one object; K = 2 with the mirror image second, else 1.
-
-    Attributes:
-        image: (K, 3, S, S) float32 RGB in [0, 1], on the session's device.
-        prev_mask: (K, 1, S, S) float32 probabilities, on the session's device.
-        points: (K, 2N, 3) float32, on the CPU.
-    """
-
-    image: torch.Tensor
-    prev_mask: torch.Tensor
-    points: torch.Tensor
-
-
-class Look(NamedTuple):
-    """What a run looks at besides the map of the run before it.
-
-    Two runs of one object with equal looks and the same map before them are the same forward pass.
-    """
-
-    roi: zoom.Box
-    clicks: tuple[Click, ...]
-    crop: int
-    flip: bool
-
-
-def image_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """(H, W, 3) uint8 RGB as (3, H, W) float32 in [0, 1] on `device`."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-    return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(255.0)
-
-
-class Refinement:
-    """The maps of one object under clicks: the inner loop, whoever places the clicks.
-
-    Attributes:
-        clicks: clicks so far, image coordinates.
-        forwards: forward passes of each finished click (one counts once, though it may hold the mirror image too).
-        rois: the region of interest in force at the last run of each finished click.
-        roi: that of the last run, None before the first.
-        probability: (H, W) float32 on the device: map of the last run; zeros before the first.
-        mask: (H, W) bool: binary mask after the last finished click; `device_mask` is the same on the device.
-        lines: `zoom.lines_of` the foreground of `probability`, where somebody has brought it from the device.
-        run_ended: the runs of the current click are over, and it is to be ended.
-    """
-
-    def __init__(
-        self, image: np.ndarray | torch.Tensor, size: tuple[int, int], cfr: Cfr, device: torch.device | str
-    ) -> None:
-        """Convert the image.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, or what `image_tensor` made of it on `device`.
-            size: (H, W).
-            cfr: the inner loop and the zoom-in.
-            device: where crops are made and maps are kept.
-        """
-        self.cfr, self.size = cfr, size
-        self.image = image if isinstance(image, torch.Tensor) else image_tensor(image, device)
-        self.probability = torch.zeros(size, dtype=torch.float32, device=device)
-        self.device_mask = torch.zeros(size, dtype=torch.bool)
-        self.lines: np.ndarray | None = None
-        self.clicks: list[Click] = []
-        self.forwards: list[int] = []
-        self.rois: list[zoom.Box] = []
-        self.roi: zoom.Box | None = None
-        self.run_ended = False
-        self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI
-        self._runs = 0  # runs of the current click
-        self._before: torch.Tensor | None = None  # binary mask of the run before, same click
-
-    @property
-    def mask(self) -> np.ndarray:
-        return self.device_mask.cpu().numpy()
-
-    def foreground_lines(self) -> torch.Tensor:
-        """`zoom.lines_of` the foreground of `probability`, on the device."""
-        assert self.roi is not None, "foreground_lines() follows a run"
-        return zoom.lines_of(self.probability, self.cfr.zoom_threshold, self.roi)
-
-    def look(self) -> Look:
-        """Decide the ROI of the next run anew; `cut` makes its input."""
-        found = None
-        if self.roi is not None:
-            lines = self.foreground_lines().cpu().numpy() if self.lines is None else self.lines
-            found = zoom.box_of(lines, self.size[0])
-        self.roi = zoom.next_roi(self.roi, found, self.clicks, self.size, self.cfr)
-        return Look(self.roi, tuple(self.clicks), self.cfr.crop, self.cfr.flip)
-
-    def cut(self) -> RunInput:
-        """Cut the input of the run that `look` decided."""
-        assert self.roi is not None, "cut() follows look()"
-        roi, side = self.roi, self.cfr.crop
-        if self._crop is None or self._crop[0] != roi:
-            self._crop = (roi, self._with_mirror(zoom.crop_resize(self.image, roi, side)))
-        prev_mask = self._with_mirror(zoom.crop_resize(self.probability[None], roi, side))
-        clicks = [zoom.scale_click(click, roi, side) for click in self.clicks]
-        points = encode(clicks)[None]
-        if self.cfr.flip:
-            # Mirrored as clicks, not as encoded rows: a click up and left of the crop vanishes, its mirror image need
-            # not.
-            points = np.concatenate([points, encode([zoom.mirror_click(click, side) for click in clicks])[None]])
-        return RunInput(self._crop[1], prev_mask, torch.from_numpy(points))
-
-    def next_input(self) -> RunInput:
-        """Decide the ROI anew and cut the input of the next run."""
-        self.look()
-        return self.cut()
-
-    def _with_mirror(self, maps: torch.Tensor) -> torch.Tensor:
-        """(1, C, S, S) maps followed by their mirror image, when cfr.flip."""
-        return torch.cat([maps, maps.flip(3)]) if self.cfr.flip else maps
-
-    def accept(self, logits: torch.Tensor) -> None:
-        """Take the (K, 1, S, S) float32 logits of the run that `next_input` described."""
-        self.take(self.paste(logits))
-
-    def paste(self, logits: torch.Tensor) -> torch.Tensor:
-        """(K, 1, S, S) float32 logits of the run that `look` decided as the (H, W) map of the image."""
-        assert self.roi is not None, "paste() follows look()"
-        if self.cfr.flip:
-            logits = 0.5 * (logits[:1] + logits[1:].flip(3))
-        return zoom.paste_back(torch.sigmoid(logits), self.roi, self.size)
-
-    def take(self, probability: torch.Tensor) -> None:
-        """Go on with the (H, W) map of the run that `look` decided; it is kept, never changed."""
-        assert self.roi is not None and not self.run_ended, "take() follows look()"
-        self.probability, self.lines = probability, None
-        self._runs += 1
-        mask = self._binary()
-        if self._refine_again(mask):
-            self._before = mask
-            return
-        self._before, self.device_mask = None, mask
-        self.run_ended = True
-
-    def _refine_again(self, mask: torch.Tensor) -> bool:
-        if len(self.clicks) > self.cfr.clicks or self._runs > self.cfr.steps:
-            return False
-        if self.cfr.adaptive and self._before is not None:
-            changed = int((mask != self._before).sum())
-            return changed > self.cfr.adaptive_pixels
-        return True
-
-    def resume(self, roi: zoom.Box, logits: torch.Tensor) -> None:
-        """Be as after a finished click whose last run had this ROI and these logits."""
-        self.roi = roi
-        self.probability, self.lines = self.paste(logits), None
-        self.device_mask = self._binary()
-
-    def _binary(self) -> torch.Tensor:
-        """(H, W) bool: the map above the threshold; nothing is outside of the run's ROI."""
-        assert self.roi is not None
-        mask = torch.zeros(self.size, dtype=torch.bool, device=self.probability.device)
-        part = zoom.inside(self.probability, self.roi)
-        zoom.inside(mask, self.roi).copy_(part > self.cfr.threshold)
-        return mask
-
-    def end_runs(self) -> None:
-        """The click that ended is counted; the next one may come."""
-        assert self.run_ended and self.roi is not None, "a click ends after its last run"
-        self.forwards.append(self._runs)
-        self.rois.append(self.roi)
-        self._runs, self.run_ended = 0, False
+from pipeline.evaluate.refinement import Photo, Refinement
 
 
 class Session(Refinement):
@@ -205,14 +36,14 @@ class Session(Refinement):
 
     def __init__(
         self,
-        image: np.ndarray | torch.Tensor,
+        image: np.ndarray | Photo,
         truth: np.ndarray,
         cfr: Cfr,
         rules: Eval,
         device: torch.device | str = "cpu",
         first: Click | None = None,
     ) -> None:
-        """Convert the image once and place the first click.
+        """Place the first click.
 
         Args:
             image, cfr, device: see `Refinement`.
@@ -260,7 +91,7 @@ class Replay(Refinement):
 
     def __init__(
         self,
-        image: np.ndarray | torch.Tensor,
+        image: np.ndarray | Photo,
         size: tuple[int, int],
         given: Sequence[Click],
         cfr: Cfr,

@@ -45,12 +45,12 @@ class MaskFacts:
     segmentation: dict[str, Any]
 
     @classmethod
-    def of(cls, png: bytes) -> MaskFacts:
-        """Those of a mask made by `results.encode_mask`."""
-        mask = decode_mask(png).astype(np.uint8)
-        runs: Any = rle.encode(np.asfortranarray(mask))
+    def of(cls, mask: np.ndarray) -> MaskFacts:
+        """Those of an (H, W) bool mask."""
+        bits = mask.astype(np.uint8)
+        runs: Any = rle.encode(np.asfortranarray(bits))
         segmentation = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
-        return cls(int(np.count_nonzero(mask)), [int(v) for v in cv2.boundingRect(mask)], segmentation)
+        return cls(int(np.count_nonzero(mask)), [int(v) for v in cv2.boundingRect(bits)], segmentation)
 
 
 @dataclass
@@ -137,7 +137,7 @@ def write_masks(
             file = f"{_folder(row['image_id'])}/{row['object_id']}.png"
             png = row.pop("png")
             storage.write_bytes(storage.join(out, _place(unit.dataset, settings[row["trial"]]), file), png)
-            made.append((row, file, MaskFacts.of(png)))
+            made.append((row, file, MaskFacts.of(decode_mask(png))))
         return made
 
     for unit, made in zip(units, storage.map_parallel(write, units), strict=True):

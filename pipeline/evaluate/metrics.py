@@ -97,6 +97,9 @@ def expected_iou(probability: np.ndarray, mask: np.ndarray) -> float:
         probability: (H, W) float32.
         mask: (H, W) bool.
     """
-    inside = float(probability[mask].sum(dtype=np.float64))
-    union = int(np.count_nonzero(mask)) + float(probability[~mask].sum(dtype=np.float64))
+    rows = np.flatnonzero(mask.any(axis=1))  # most of a large photograph is not mask
+    some = slice(rows[0], rows[-1] + 1) if rows.size else slice(0)
+    inside = float(probability[some][mask[some]].sum(dtype=np.float64))
+    outside = max(0.0, float(probability.sum(dtype=np.float64)) - inside)
+    union = int(np.count_nonzero(mask)) + outside
     return inside / union if union else 1.0

@@ -24,7 +24,8 @@ import torch
 from pipeline.clicks.encode import Click, empty
 from pipeline.config import Cfr, Eval
 from pipeline.errors import describe
-from pipeline.evaluate.cfr import Look, Replay, RunInput, Session, image_tensor
+from pipeline.evaluate.cfr import Replay, Session
+from pipeline.evaluate.refinement import Look, Photo, RunInput
 from pipeline.evaluate.zoom import Box
 
 Observer = Callable[[Any, Session | Replay], None]
@@ -59,12 +60,12 @@ class GivenClicks:
 
     Attributes:
         key: as of a `Target`.
-        image: (H, W, 3) uint8 RGB, or what `cfr.image_tensor` made of it on the device, for several objects.
+        image: (H, W, 3) uint8 RGB, or a `cfr.Photo` of it on the device, for several objects.
         clicks: at least one, in their order, image coordinates.
     """
 
     key: Any
-    image: np.ndarray | torch.Tensor
+    image: np.ndarray | Photo
     clicks: Sequence[Click]
 
 
@@ -167,8 +168,8 @@ def begin(
 ) -> Clicked:
     """A session for each setting; the image is converted and the first click placed once."""
     since = time.perf_counter()
-    image = target.image if isinstance(target.image, torch.Tensor) else image_tensor(target.image, device)
-    size = (image.shape[1], image.shape[2])
+    image = target.image if isinstance(target.image, Photo) else Photo(target.image, device)
+    size = image.size
     sessions: list[Session | Replay] = []
     for cfr in settings.values():
         if isinstance(target, GivenClicks):

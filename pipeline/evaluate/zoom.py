@@ -39,23 +39,48 @@ def whole(height: int, width: int) -> Box:
     return Box(0, height - 1, 0, width - 1)
 
 
-def inside(maps: torch.Tensor, box: Box) -> torch.Tensor:
-    """The part of an (H, W) map that a box holds, as a view."""
-    return maps[box.row_min : box.row_max + 1, box.col_min : box.col_max + 1]
+def common(a: Box, b: Box) -> Box | None:
+    """What two boxes have in common."""
+    found = Box(
+        max(a.row_min, b.row_min), min(a.row_max, b.row_max), max(a.col_min, b.col_min), min(a.col_max, b.col_max)
+    )
+    return found if found.height > 0 and found.width > 0 else None
 
 
-def lines_of(probability: torch.Tensor, threshold: float, box: Box) -> torch.Tensor:
-    """(H + W,) bool: which rows, then which columns of an (H, W) float32 map hold a pixel above a threshold.
+def around(a: Box, b: Box) -> Box:
+    """The smallest box that holds both."""
+    return Box(
+        min(a.row_min, b.row_min), max(a.row_max, b.row_max), min(a.col_min, b.col_min), max(a.col_max, b.col_max)
+    )
+
+
+def moved(part: torch.Tensor, box: Box, to: Box) -> torch.Tensor:
+    """What a map that is `part` inside of `box` and 0 elsewhere is inside of `to`; `part` itself where it may."""
+    if box == to:
+        return part
+    found = part.new_zeros((to.height, to.width))
+    if (both := common(box, to)) is not None:
+        found[
+            both.row_min - to.row_min : both.row_max - to.row_min + 1,
+            both.col_min - to.col_min : both.col_max - to.col_min + 1,
+        ] = part[
+            both.row_min - box.row_min : both.row_max - box.row_min + 1,
+            both.col_min - box.col_min : both.col_max - box.col_min + 1,
+        ]
+    return found
+
+
+def lines_of(part: torch.Tensor, threshold: float, box: Box, size: tuple[int, int]) -> torch.Tensor:
+    """(H + W,) bool: which rows, then which columns of a map hold a pixel above a threshold.
 
     Args:
-        box: that is looked at: outside of it nothing is above.
+        part: float32 map inside of `box`; outside of it nothing is above.
+        size: (H, W).
     """
-    height, width = probability.shape
-    lines = torch.zeros(height + width, dtype=torch.bool, device=probability.device)
-    part = inside(probability, box)
+    lines = torch.zeros(sum(size), dtype=torch.bool, device=part.device)
     rows = lines[box.row_min : box.row_max + 1]
-    cols = lines[height + box.col_min : height + box.col_max + 1]
-    if probability.is_cpu:  # threads of torch's own would cost more than such small work
+    cols = lines[size[0] + box.col_min : size[0] + box.col_max + 1]
+    if part.is_cpu:  # threads of torch's own would cost more than such small work
         above = part.numpy() > np.float32(threshold)
         rows.numpy()[:], cols.numpy()[:] = above.any(axis=1), above.any(axis=0)
     else:
@@ -132,18 +157,14 @@ def next_roi(current: Box | None, found: Box | None, clicks: Sequence[Click], si
     return current
 
 
-def crop_resize(maps: torch.Tensor, box: Box, side: int) -> torch.Tensor:
-    """Cut `box` from (C, H, W) float32 maps and resize it bilinearly (align_corners) to (1, C, side, side)."""
-    cut = maps[None, :, box.row_min : box.row_max + 1, box.col_min : box.col_max + 1]
-    return F.interpolate(cut, size=(side, side), mode="bilinear", align_corners=True)
+def resize(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize (C, H, W) float32 maps bilinearly (align_corners) to (1, C, side, side)."""
+    return F.interpolate(maps[None], size=(side, side), mode="bilinear", align_corners=True)
 
 
-def paste_back(crop: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tensor:
-    """Resize a (1, 1, side, side) map to `box` and put it into an (H, W) map of zeros."""
-    inside = F.interpolate(crop, size=(box.height, box.width), mode="bilinear", align_corners=True)
-    full = crop.new_zeros(size)
-    full[box.row_min : box.row_max + 1, box.col_min : box.col_max + 1] = inside[0, 0]
-    return full
+def resize_back(crop: torch.Tensor, box: Box) -> torch.Tensor:
+    """Resize a (1, 1, side, side) map to the (h, w) map inside of `box`."""
+    return F.interpolate(crop, size=(box.height, box.width), mode="bilinear", align_corners=True)[0, 0]
 
 
 def scale_click(click: Click, box: Box, side: int) -> Click:

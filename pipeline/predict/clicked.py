@@ -12,11 +12,11 @@ from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
 from pipeline.errors import UserError
 from pipeline.evaluate import zoom
-from pipeline.evaluate.cfr import Refinement
+from pipeline.evaluate.refinement import Photo, Refinement
 from pipeline.evaluate.shared import Network
 
 
-class _Kept(NamedTuple):
+class Finished(NamedTuple):
     """What a finished click is made again from, at a hundredth of a map's memory."""
 
     clicks: int  # so far
@@ -32,18 +32,33 @@ class ClickedObject:
         finished: how often clicks were added; what `back_to` counts.
     """
 
-    def __init__(
-        self, network: Network, image: torch.Tensor, size: tuple[int, int], cfr: Cfr, device: torch.device
-    ) -> None:
-        """`image`: `cfr.image_tensor` of it on `device`; `size`: (H, W)."""
-        self._network, self._image, self._size, self._cfr, self._device = network, image, size, cfr, device
-        self._kept: list[_Kept] = []
+    def __init__(self, network: Network, image: Photo, cfr: Cfr, device: torch.device) -> None:
+        """`image`: on `device`."""
+        self._network, self._image, self._cfr, self._device = network, image, cfr, device
+        self._kept: list[Finished] = []
         self._start: torch.Tensor | None = None  # the map that clicks began from, where one was given
         self.now = self._new()
 
     @property
     def finished(self) -> int:
         return len(self._kept)
+
+    @property
+    def last(self) -> Finished:
+        """What `go_on` goes on from, after at least one `add`."""
+        return self._kept[-1]
+
+    def go_on(self, clicks: Sequence[Click], last: Finished, part: torch.Tensor | None = None) -> None:
+        """Be as an object of the same image and settings was after these clicks.
+
+        Args:
+            last: its `last`.
+            part: its `now.part`, which saves making it again.
+        """
+        self.now.clicks.extend(clicks)
+        self._kept = [last]
+        with torch.inference_mode():
+            self.now.resume(last.roi, last.logits, part)
 
     def add(self, clicks: Sequence[Click]) -> None:
         """Clicks that see the same map, usually one: passes until the last refinement. All of it, or nothing."""
@@ -61,7 +76,7 @@ class ClickedObject:
             self.back_to(before)
             raise
         assert logits is not None and self.now.roi is not None
-        self._kept.append(_Kept(len(self.now.clicks), self.now.roi, logits))
+        self._kept.append(Finished(len(self.now.clicks), self.now.roi, logits))
 
     def back_to(self, count: int) -> None:
         """As it was when clicks had been added `count` times, to the bit: the logits are pasted again."""
@@ -73,7 +88,7 @@ class ClickedObject:
                 self.now.clicks.extend(clicks[: last.clicks])
                 self.now.resume(last.roi, last.logits)
             elif self._start is not None:
-                self._begin()
+                self.now.begin(self._start)
 
     def follow(self, clicks: Sequence[Click]) -> None:
         """Have these clicks, one after the other: what they have in common with the present ones is not made again."""
@@ -94,7 +109,7 @@ class ClickedObject:
         Raises:
             UserError: another shape, or no numbers.
         """
-        size = self._size
+        size = self._image.size
         if logits.shape not in (size, (1, *size)):
             raise UserError(
                 f"mask_input is (1, {size[0]}, {size[1]}), logits of the image; this one is {logits.shape}."
@@ -104,10 +119,5 @@ class ClickedObject:
         self._start = torch.sigmoid(torch.from_numpy(logits.reshape(size).astype(np.float32)).to(self._device))
         self.back_to(0)
 
-    def _begin(self) -> None:
-        assert self._start is not None
-        self.now.probability, self.now.device_mask = self._start, self._start > self._cfr.threshold
-        self.now.roi = zoom.whole(*self._size)  # the first pass then looks where the map is, as later ones do
-
     def _new(self) -> Refinement:
-        return Refinement(self._image, self._size, self._cfr, self._device)
+        return Refinement(self._image, self._image.size, self._cfr, self._device)

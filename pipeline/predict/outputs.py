@@ -77,7 +77,7 @@ def write_outputs(
             if row["object_id"] in places:
                 png = row["masks"][-1]["png"]
                 storage.write_bytes(storage.join(out, mask_path(objects[row["object_id"]], row["object_id"])), png)
-                made.append((row["object_id"], MaskFacts.of(png)))
+                made.append((row["object_id"], MaskFacts.of(decode_mask(png))))
         return made
 
     described = dict(one for some in storage.map_parallel(write, units) for one in some)

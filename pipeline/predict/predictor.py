@@ -15,8 +15,9 @@ from pipeline.config import Cfr, Eval
 from pipeline.config.evaluation import GPU_BATCH
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.batch import evaluate_objects
-from pipeline.evaluate.cfr import Refinement, Replay, Session, image_tensor
+from pipeline.evaluate.cfr import Replay, Session
 from pipeline.evaluate.metrics import expected_iou
+from pipeline.evaluate.refinement import Photo, Refinement
 from pipeline.evaluate.shared import GivenClicks, Network
 from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, load_model
@@ -67,7 +68,7 @@ class Predictor:
         self._model = model
         self._lock = threading.RLock()
         self._pixels: np.ndarray | None = None
-        self._tensor: torch.Tensor | None = None
+        self._photo: Photo | None = None
         self._object: ClickedObject | None = None
 
     @classmethod
@@ -130,15 +131,14 @@ class Predictor:
         if image_format == "BGR":
             pixels = np.ascontiguousarray(pixels[..., ::-1])
         with self._lock:
-            self._pixels, self._tensor = pixels, image_tensor(pixels, self.device)
+            self._pixels, self._photo = pixels, Photo(pixels, self.device)
             self.reset()
 
     def reset(self) -> None:
         """Begin a new object on the same image."""
         with self._lock:
-            if self._tensor is not None:
-                size = (self._tensor.shape[1], self._tensor.shape[2])
-                self._object = ClickedObject(self._network, self._tensor, size, self.cfr, self.device)
+            if self._photo is not None:
+                self._object = ClickedObject(self.network, self._photo, self.cfr, self.device)
 
     def click(self, x: float, y: float, positive: bool = True) -> np.ndarray:
         """One more click; returns the new mask, (H, W) bool.
@@ -256,9 +256,9 @@ class Predictor:
             size = self._current().now.size
             if len(point_coords) != len(point_labels) or not len(point_coords):
                 raise UserError(f"{len(point_coords)} objects have point_coords and {len(point_labels)} point_labels.")
-            assert self._tensor is not None
+            assert self._photo is not None
             given = [
-                GivenClicks(number, self._tensor, to_clicks(coords, labels, size))
+                GivenClicks(number, self._photo, to_clicks(coords, labels, size))
                 for number, (coords, labels) in enumerate(zip(point_coords, point_labels, strict=True))
             ]
             answers: dict[int, Answer] = {}
@@ -268,11 +268,12 @@ class Predictor:
                     answers[number] = self._answer(session, return_logits)
 
             batch = batch_size or (GPU_BATCH if self.device.type == "cuda" else 1)
-            list(evaluate_objects(self._network, given, self.cfr, Eval(), batch, self.device, observe=keep))
+            list(evaluate_objects(self.network, given, self.cfr, Eval(), batch, self.device, observe=keep))
             masks, scores, logits = zip(*(answers[number] for number in range(len(given))), strict=True)
             return np.stack(masks), np.stack(scores), np.stack(logits)
 
-    def _network(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    def network(self, image: torch.Tensor, prev_mask: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """One forward pass in the predictor's precision, see `shared.Network`."""
         with forward_precision(self.precision, self.device):
             return self._model(image, prev_mask, points)
 
@@ -289,8 +290,13 @@ class Predictor:
 
     def _answer(self, now: Refinement, return_logits: bool) -> Answer:
         logits, mask = logits_of(now), now.mask.copy()
-        score = expected_iou(now.probability.cpu().numpy(), mask)
+        score = score_of(now)
         return logits if return_logits else mask[None], np.array([score], np.float32), logits
+
+
+def score_of(now: Refinement) -> float:
+    """`metrics.expected_iou` of an object; outside of the last run's ROI there is nothing to expect."""
+    return expected_iou(now.part.cpu().numpy(), now.mask_part[0].cpu().numpy())
 
 
 def logits_of(now: Refinement) -> np.ndarray:

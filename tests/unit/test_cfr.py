@@ -9,7 +9,8 @@ import torch
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
 from pipeline.evaluate.batch import evaluate_objects
-from pipeline.evaluate.cfr import RunInput, Session
+from pipeline.evaluate.cfr import Session
+from pipeline.evaluate.refinement import RunInput
 from pipeline.evaluate.shared import ObjectResult, Target, join_points
 from tests.made import SIDE, Scripted, scene
 
@@ -122,7 +123,7 @@ def test_a_click_that_leaves_the_crop_at_its_corner_may_stay_in_the_mirror_image
     session = Session(target.image, target.truth, Cfr(crop=SIDE, min_crop=8), Eval())
     session.accept(session.next_input().image.new_full((2, 1, SIDE, SIDE), -9.0))
     session.end_click()
-    session.probability[40:60, 40:60] = 1.0
+    session.part[40:60, 40:60] = 1.0
     session.clicks = [Click(2, 3, False), Click(50, 50, True)]
     points = session.next_input().points
     assert (points[0, 1, :2] < 0).all()

@@ -27,6 +27,7 @@ LAYERS = [
     ["pipeline.report"],
     ["pipeline.tracking"],
     ["pipeline.predict"],
+    ["pipeline.serve"],
     ["jobs"],
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -51,6 +52,8 @@ RAY_MODULES = [
     "pipeline.evaluate.job",
     "pipeline.evaluate.pool",
     "pipeline.predict.job",
+    "pipeline.serve.app",
+    "pipeline.serve.server",
 ]
 TORCH_SIDE = ["pipeline.clicks.disks", "pipeline.clicks.batched"]  # of clicks
 NUMPY_SIDE = ["pipeline.data", "pipeline.augment", "pipeline.clicks", "pipeline.stream"]

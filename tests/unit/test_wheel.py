@@ -62,6 +62,12 @@ def test_the_command_outside_of_the_repository(site: Path, tmp_path: Path) -> No
     assert run(site, tmp_path, program, "--completion", "fish").returncode == 2
 
 
+def test_the_annotators_page_comes_with_it(site: Path) -> None:
+    in_wheel = {path.name for path in (site / "pipeline" / "serve" / "page").iterdir()}
+    in_repository = {path.name for path in (ROOT / "pipeline" / "serve" / "page").iterdir()}
+    assert in_wheel == in_repository - {"types.d.ts"} and "index.html" in in_wheel
+
+
 def test_the_packaged_model_comes_with_it(site: Path, tmp_path: Path) -> None:
     code = """
 import numpy as np, pipeline

@@ -21,9 +21,9 @@ def blob(box: Box, size: tuple[int, int] = SIZE, value: float = 1.0) -> torch.Te
 
 
 def found(probability: torch.Tensor) -> Box | None:
-    return zoom.box_of(
-        zoom.lines_of(probability, CFR.zoom_threshold, zoom.whole(*probability.shape)).numpy(), probability.shape[0]
-    )
+    height, width = probability.shape
+    lines = zoom.lines_of(probability, CFR.zoom_threshold, zoom.whole(height, width), (height, width))
+    return zoom.box_of(lines.numpy(), height)
 
 
 def test_bounding_box_is_inclusive() -> None:
@@ -95,16 +95,26 @@ def test_without_foreground_the_whole_image_stands_in() -> None:
 def test_crop_and_back() -> None:
     maps = torch.rand(3, *SIZE)
     box = Box(10, 209, 20, 219)
-    crop = zoom.crop_resize(maps, box, 200)
+    crop = zoom.resize(maps[:, 10:210, 20:220], 200)
     assert torch.equal(crop[0], maps[:, 10:210, 20:220])
-    full = zoom.paste_back(crop[:, :1], box, SIZE)
-    assert torch.equal(full[10:210, 20:220], maps[0, 10:210, 20:220])
-    assert full.sum() == pytest.approx(float(maps[0, 10:210, 20:220].sum()), rel=1e-5)
+    assert torch.equal(zoom.resize_back(crop[:, :1], box), maps[0, 10:210, 20:220])
+
+
+@pytest.mark.parametrize("to", [Box(10, 209, 20, 219), zoom.whole(*SIZE), Box(100, 300, 0, 99), Box(0, 5, 0, 5)])
+def test_a_map_seen_in_another_box(to: Box) -> None:
+    box = Box(10, 209, 20, 219)
+    part = torch.rand(box.height, box.width)
+    full = torch.zeros(SIZE)
+    full[10:210, 20:220] = part
+    wanted = full[to.row_min : to.row_max + 1, to.col_min : to.col_max + 1]
+    assert torch.equal(zoom.moved(part, box, to), wanted)
+    assert (zoom.common(box, to) is None) == (not wanted.any())
+    assert zoom.common(zoom.around(box, to), box) == box
 
 
 def test_resize_keeps_the_corners() -> None:
     maps = torch.arange(12.0).reshape(1, 3, 4)
-    crop = zoom.crop_resize(maps, Box(0, 2, 0, 3), 448)
+    crop = zoom.resize(maps, 448)
     assert crop.shape == (1, 1, 448, 448)
     assert [crop[0, 0, r, c].item() for r, c in ((0, 0), (0, -1), (-1, 0), (-1, -1))] == [0.0, 3.0, 8.0, 11.0]
 

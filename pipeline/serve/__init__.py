@@ -1,0 +1,1 @@
+"""The annotator: clicks over HTTP become masks, and masks a data set."""
