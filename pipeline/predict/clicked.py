@@ -12,8 +12,11 @@ from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
 from pipeline.errors import UserError
 from pipeline.evaluate import zoom
+from pipeline.evaluate.metrics import expected_iou
 from pipeline.evaluate.refinement import Photo, Refinement
 from pipeline.evaluate.shared import Network
+
+EDGE = 1e-6  # probabilities this near 0 and 1 have no larger logits than +-13.8
 
 
 class Finished(NamedTuple):
@@ -121,3 +124,13 @@ class ClickedObject:
 
     def _new(self) -> Refinement:
         return Refinement(self._image, self._image.size, self._cfr, self._device)
+
+
+def score_of(now: Refinement) -> float:
+    """`metrics.expected_iou` of an object; outside of the last run's ROI there is nothing to expect."""
+    return expected_iou(now.part.cpu().numpy(), now.mask_part[0].cpu().numpy())
+
+
+def logits_of(now: Refinement) -> np.ndarray:
+    """(1, H, W) float32 logits of an object's map."""
+    return torch.logit(now.probability, eps=EDGE).cpu().numpy()[None]

@@ -16,14 +16,13 @@ from pipeline.config.evaluation import GPU_BATCH
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import Replay, Session
-from pipeline.evaluate.metrics import expected_iou
 from pipeline.evaluate.refinement import Photo, Refinement
 from pipeline.evaluate.shared import GivenClicks, Network
 from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import check_crop
-from pipeline.predict.clicked import ClickedObject
+from pipeline.predict.clicked import ClickedObject, logits_of, score_of
 from pipeline.predict.fetched import fetched
 from pipeline.predict.inputs import to_click, to_clicks, to_device, to_pixels
 from pipeline.weights import located
@@ -31,7 +30,6 @@ from pipeline.weights import located
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
-EDGE = 1e-6  # probabilities this near 0 and 1 have no larger logits than +-13.8
 
 
 class Predictor:
@@ -292,13 +290,3 @@ class Predictor:
         logits, mask = logits_of(now), now.mask.copy()
         score = score_of(now)
         return logits if return_logits else mask[None], np.array([score], np.float32), logits
-
-
-def score_of(now: Refinement) -> float:
-    """`metrics.expected_iou` of an object; outside of the last run's ROI there is nothing to expect."""
-    return expected_iou(now.part.cpu().numpy(), now.mask_part[0].cpu().numpy())
-
-
-def logits_of(now: Refinement) -> np.ndarray:
-    """(1, H, W) float32 logits of an object's map."""
-    return torch.logit(now.probability, eps=EDGE).cpu().numpy()[None]
