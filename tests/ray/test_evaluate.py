@@ -222,7 +222,7 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
     args += ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     command.job(args)
     said = capsys.readouterr().out
-    assert "A-CFR-1" in said and f"Report: {tmp_path}/out/report.html\nNext:\n" in said
+    assert "A-CFR-1" in said and f"Report: {tmp_path}/out/report.html\nMLflow: http://127.0.0.1:5000/#/" in said
     assert f"-m jobs.tune cfr --checkpoint {made}/checkpoint --data blobs={made}/blobs --trials 24" in said
     assert f"-m mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in said
     out = tmp_path / "out"
