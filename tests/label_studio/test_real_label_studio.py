@@ -33,12 +33,12 @@ from tests.conftest import ROOT, Browser
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(not os.environ.get("LABEL_STUDIO"), reason="only with LABEL_STUDIO (make test-label-studio)"),
 ]
 USER, PASSWORD = "someone@example.com", "a-long-Password-1"
 PHOTO = "train2017/000000000030.jpg"  # a vase with flowers, 640 x 428
-VASE, FLOWERS, STONE = (0.51, 0.66), (0.45, 0.32), (0.3, 0.9)
+VASE, FLOWERS = (0.51, 0.66), (0.45, 0.32)
 SHOTS = ROOT / "build" / "label-studio-screenshots"
 # What is asked of the model, kept by the page: the clicks are gone once a mask is accepted.
 KEEP_REQUESTS = """
@@ -55,7 +55,7 @@ window.fetch = async (...all) => {
 """
 
 
-def wait(what: str, found: Callable[[], Any], seconds: float = 120) -> Any:
+def wait(what: str, found: Callable[[], Any], seconds: float = 300) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with contextlib.suppress(requests.ConnectionError):
@@ -227,22 +227,16 @@ def test_a_click_and_a_negative_click_become_a_submitted_mask(
     click(FLOWERS, Keys.ALT)
     answered(2)
     shot("2-a-negative-click")
-    click(STONE)
-    answered(3)
-    find("[aria-label=Undo]")[0].click()
-    answered(4)
-    shot("3-undone")
     ActionChains(driver).send_keys("u").perform()  # unselects the label, which the region would get as well
     wait("a suggestion", lambda: find(accept))[0].click()
     wait("no more suggestions", lambda: not find(accept))
     time.sleep(2)
-    shot("4-accepted")
+    shot("3-accepted")
     find("[data-testid=bottombar-submit-button]")[0].click()
     wait("an annotation", lambda: studio.get(f"/api/tasks/{task['id']}")["annotations"])
-    shot("5-submitted")
+    shot("4-submitted")
 
-    first, second, _, undone = asked()
-    assert undone == second
+    first, second = asked()
     assert [point["is_positive"] for point in second] == [True, False] and second[0] == first[0]
     exported = studio.get(f"/api/projects/{task['project']}/export?exportType=JSON")
     (region,) = exported[0]["annotations"][0]["result"]
