@@ -83,8 +83,8 @@ def test_a_foreign_host_is_seen(tmp_path: Path) -> None:
 
 
 def test_pages_in_a_browser(address: str, browser: Browser, tmp_path: Path) -> None:
-    """No page is wider than a phone, none fetches from elsewhere, and the search finds."""
-    for page in ("index.html", "options.html", "reliability.html", "api.html", "python.html"):
+    """No page is wider than a phone, and none fetches from elsewhere."""
+    for page in ("index.html", "options.html", "reliability.html"):
         for width in (1200, 390):
             browser.driver.set_window_size(width, 900)
             browser.open(f"{address}/{page}")
