@@ -8,7 +8,7 @@ A marker is an HTML comment on the line above a block:
     file: NAME     the reader writes it to NAME
     output         what the block before prints; a line `...` stands for any lines
 
-A block of plain text ("```text") needs none.
+A block of what nobody runs (```text, ```xml, ```json) needs none.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ FENCE = re.compile(
 )
 MARKER = re.compile(r"<!-- (?P<kind>run|long|not run|file|output)(?:: (?P<said>[^\n]+?))? -->\n\s*\Z")
 NEEDS_WORDS = ("not run", "file")
+NEVER_RUN = ("text", "xml", "json")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def blocks_of(page: Path, text: str | None = None) -> list[Block]:
 def problem(block: Block) -> str:
     """What is wrong with a block's marker, "" if nothing is."""
     if not block.kind:
-        return "" if block.language == "text" else f"{block} has no marker; tests/docs/blocks.py says which there are"
+        return (
+            "" if block.language in NEVER_RUN else f"{block} has no marker; tests/docs/blocks.py says which there are"
+        )
     if (block.kind in NEEDS_WORDS) != bool(block.said):
         return f"{block}: {block.kind!r} {'needs' if block.kind in NEEDS_WORDS else 'takes no'} words behind a colon"
     return ""

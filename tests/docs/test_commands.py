@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import flags, tune_cfr, tune_icl
-from tests.docs.blocks import PAGES, ROOT, Block, agree, blocks_of, commands_of, job_of, problem
+from tests.docs.blocks import NEVER_RUN, PAGES, ROOT, Block, agree, blocks_of, commands_of, job_of, problem
 from tests.docs.given import give
 from tests.docs.reader import Reader
 
@@ -32,7 +32,7 @@ def test_no_block_is_hidden_by_its_indent() -> None:
         assert not re.search(r"\n\n {4}\S", re.sub(r"^(!!!|- |\d+\. ).*\n(\n? {2,}.*\n)*", "", text, flags=re.M)), page
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language != "text"], ids=str)
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language not in NEVER_RUN], ids=str)
 def test_jobs_and_options_exist(block: Block) -> None:
     """Also of what is not run."""
     if block.language == "python":
