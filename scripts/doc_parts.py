@@ -81,10 +81,11 @@ def recipes() -> str:
     rows = []
     for name, recipe in RECIPES.items():
         run = recipe.config
-        start = f"{recipe.needs}; refused without" if recipe.needs else run.model.start or "nothing"
+        start = f"`{run.model.start}`" if run.model.start else "nothing"
+        start = f"{recipe.needs}; refused without" if recipe.needs else start
         about = recipe.about.split("\n")[0].split(". ")[0].rstrip(".")
-        rows.append((f"`{name}`", about, f"{run.data.crop}", f"{run.total_steps:,}", start))
-    return table(("recipe", "what it is", "crop", "steps", "starts from"), rows)
+        rows.append((f"`{name}`", about, f"{run.total_steps:,}", start))
+    return table(("recipe", "what it is", "steps", "starts from"), rows)
 
 
 def jobs() -> str:
