@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast test-stores test-segment-anything test-label-studio bench lint format lock clean
+.PHONY: setup demo test test-fast test-stores test-segment-anything test-label-studio bench docs docs-check lint format lock clean
 
 setup:
 	@$(PYTHON) scripts/environment.py setup --torch-index "$(TORCH_INDEX)"
@@ -17,7 +17,7 @@ demo: setup
 # which need all cores.
 test: setup
 	$(RUN) -m pytest tests/golden tests/unit --numprocesses auto --maxprocesses 4 --dist worksteal
-	$(RUN) -m pytest tests/e2e tests/faults tests/ray
+	$(RUN) -m pytest tests/docs tests/e2e tests/faults tests/ray
 
 test-fast: setup
 	$(RUN) -m pytest tests/unit -m "not slow"
@@ -44,6 +44,15 @@ test-label-studio: setup
 bench: setup
 	benchmarks/cpu.sh
 
+# The pages of docs/ as a site, below build/site; a link that leads nowhere is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+	@echo "build/site/index.html"
+
+# Every command of README and docs/, those that take long too: some 15 minutes on two cores.
+docs-check: setup
+	DOCS=all $(RUN) -m pytest tests/docs
+
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -52,6 +61,7 @@ lint: setup
 
 format: setup
 	$(RUN) scripts/code_map.py
+	$(RUN) -m scripts.doc_parts
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 

@@ -20,5 +20,5 @@ TINY = Recipe(
 Reproduces: nothing published.
 Start: random.
 Hardware: a laptop CPU.
-Expected: see README, "What to expect"; a few minutes teach it what a click means, not published quality.""",
+Expected: docs/evaluate.md, "What is verified"; a few minutes teach it what a click means, not published quality.""",
 )

@@ -98,13 +98,13 @@ class Clicks:
 class Model:
     """Plain ViT with click embedding, simple feature pyramid and MLP head (SimpleClick, arXiv 2210.11006)."""
 
-    patch: int = 16
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    neck_dims: tuple[int, int, int, int] = (128, 256, 512, 1024)
-    head_dim: int = 256
-    head_dropout: float = 0.1
+    patch: int = 16  # Side of the square patches, pixels of the network's input
+    dim: int = 768  # Width of the tokens
+    depth: int = 12  # Transformer blocks
+    heads: int = 12  # Attention heads of a block
+    neck_dims: tuple[int, int, int, int] = (128, 256, 512, 1024)  # Channels of the four scales, finest first
+    head_dim: int = 256  # Channels of the head
+    head_dropout: float = 0.1  # Share of the head's channels that are dropped in training
     train_size: int = 448  # Input side the position embedding is made for; other sizes interpolate it
     click_radius: int = 5  # Radius of the click disks, pixels of the network's input
     activation_checkpointing: bool = False
@@ -137,8 +137,8 @@ class Loss:
     click_rows: Literal["first_free", "from_end"] = "first_free"
     """Row a simulated click takes; from_end: row N - k for click k, SimpleClick's plain recipe."""
     prev_mask_drop_prob: float = 0.0  # Probability of zeroing the previous mask of a sample
-    alpha: float = 0.5
-    gamma: float = 2.0
+    alpha: float = 0.5  # Weight of the object's pixels in the focal loss; that of the others is 1 - alpha
+    gamma: float = 2.0  # Exponent of the focal loss: how little pixels count that are right already
 
     def __post_init__(self) -> None:
         check_probabilities(self, "loss", "prev_mask_drop_prob", "alpha")
@@ -150,13 +150,13 @@ class Loss:
 class Optim:
     """Adam, the schedule of its rate, optional layer-wise decay and optional averaging of the weights."""
 
-    lr: float = 5e-5
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    lr: float = 5e-5  # Learning rate
+    betas: tuple[float, float] = (0.9, 0.999)  # Decays of Adam's two moments
+    eps: float = 1e-8  # Adam's epsilon
     schedule: Literal["steps", "cosine"] = "steps"
     """steps: times `factor` after each milestone; cosine: half a wave down to `factor` times lr at the last step."""
     milestones: tuple[int, ...] = ()  # Epochs after which the rate is multiplied by `factor`
-    factor: float = 0.1
+    factor: float = 0.1  # See schedule
     warmup_steps: int = 0  # Steps over which the rate rises linearly from 0; published recipes have none
     layer_decay: float = 1.0  # Rate of block i is lr * layer_decay ** (depth - i); 1: off
     weight_decay: float = 0.0
@@ -180,7 +180,7 @@ class Optim:
 class Train:
     """Length, batch, resources and rhythm of a training run."""
 
-    epochs: int = 55
+    epochs: int = 55  # Length of the run, of data.epoch_samples each, where train.steps is 0
     steps: int = 0  # Optimizer steps; 0: epochs * floor(data.epoch_samples / batch)
     batch: int = 32  # Samples of one optimizer step, over all workers and accumulation steps
     accumulate: int = 1  # Backward passes per optimizer step
@@ -190,16 +190,16 @@ class Train:
     """ddp: every worker holds the whole model; fsdp: weights, gradients and moments are cut among the workers."""
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: GPUs where the cluster has free ones, one for each worker
     gpu: bool = False  # The older way to say device gpu
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: float = 1.0  # CPUs that the cluster keeps for a training worker
     threads: int = 0  # Of a worker without a GPU; 0: an equal share of the cores that its machine's workers may use
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """tf32: TF32 matrix products on NVIDIA GPUs; bf16: autocast of the forward passes; the loss stays in float32."""
     compile: bool = False
     """Compile blocks, neck and head (needs a C++ compiler): the first steps wait for it; results differ by rounding."""
-    log_every: int = 20
+    log_every: int = 20  # Steps between two lines of the log
     val_every: int = 0  # Steps between validations; 0: only at the end
     val_objects: int = 50  # Objects of data.val evaluated at each validation; 0: all
-    checkpoint_every: int = 500
+    checkpoint_every: int = 500  # Steps between checkpoints
     keep: int = 3  # Checkpoints kept (the best by validation is kept besides)
     max_failures: int = 3  # Restarts after the loss of a worker before the run fails
     wait_for_workers: int = 1800  # Seconds to wait for machines that replace lost ones before the run fails
@@ -234,8 +234,8 @@ class Train:
 class TrainConfig:
     """A complete training run; what a recipe returns and what a checkpoint carries."""
 
-    recipe: str = "custom"
-    seed: int = 0
+    recipe: str = "custom"  # Name of the recipe
+    seed: int = 0  # Of every draw of the run
     out: str = ""
     """Folder or URI for checkpoints, metrics and the resolved config; the same command again continues it."""
     data: Data = field(default_factory=Data)

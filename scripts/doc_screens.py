@@ -1,0 +1,150 @@
+"""Photograph what people see: terminal, report and MLflow, of a small evaluation and training that are run for it.
+
+python -m scripts.doc_screens      (minutes; needs chromium and chromedriver; writes docs/pictures/)
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+from pipeline import storage
+from tests.docs.given import give
+from tests.docs.reader import environment
+
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+EVALUATE = "cfr-icl evaluate --checkpoint small --data mine=mine --cfr-steps 0 1 --out results/small"
+COMMANDS = [
+    EVALUATE,
+    "cfr-icl prepare folder --root mine --out shards/mine",
+    "cfr-icl train tiny --data.train shards/mine --data.val shards/mine --out runs/first --train.steps 60 "
+    "--train.log-every 5 --train.val-every 20",
+]
+SERVER = "sqlite:///mlflow.db"
+PATIENCE = 60  # seconds that a page may take
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[webdriver.Chrome]:
+    options = Options()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "hide-scrollbars",
+        f"user-data-dir={folder / 'chromium'}",
+    ):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@contextmanager
+def mlflow_pages(folder: Path) -> Iterator[str]:
+    """The address of MLflow's pages on the store of a folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", SERVER, "--port", str(port)]
+    server = subprocess.Popen(command, cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: answers(f"{address}/health"))
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(url, timeout=5))
+    except OSError:
+        return False
+
+
+def until(ready: Callable[[], bool]) -> None:
+    """Wait for something.
+
+    Raises:
+        TimeoutError: it does not come.
+    """
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError("the page did not come")
+        time.sleep(0.5)
+
+
+def photograph(driver: webdriver.Chrome, url: str, name: str, size: tuple[int, int], shows: str) -> None:
+    """A page of `size` pixels as docs/pictures/NAME.png, once it shows a text."""
+    driver.set_window_size(size[0], size[1] + 140)  # a window is higher than its page
+    driver.get(url)
+    until(lambda: shows in driver.execute_script("return document.body.innerText"))
+    time.sleep(3)  # curves are drawn after their names
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").crop((0, 0, *size))
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    storage.write_bytes(str(PICTURES / f"{name}.png"), buffer.getvalue())
+    print(f"{name}.png: {len(buffer.getvalue()) / 1000:.0f} kB", flush=True)
+
+
+def terminal(folder: Path, command: str, printed: str) -> str:
+    """The address of a page that looks like the terminal in which a command was run."""
+    text = html.escape(f"$ {command}\n{printed}".replace(str(folder), "~"))
+    style = "background:#1b1f27;color:#dfe3ea;font:15px/1.45 monospace;padding:18px;margin:0;white-space:pre-wrap"
+    page = f'<meta charset="utf-8"><body style="margin:0;background:#1b1f27"><pre style="{style}">{text}</pre>'
+    (folder / "terminal.html").write_text(page)
+    return (folder / "terminal.html").as_uri()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="screens") as name:
+        folder = Path(name)
+        give(folder)
+        said = [
+            subprocess.run(command, shell=True, cwd=folder, env=environment(folder), check=True, stdout=subprocess.PIPE)
+            for command in COMMANDS
+        ]
+        with chromium(folder) as driver:
+            page = terminal(folder, EVALUATE, said[0].stdout.decode())
+            photograph(driver, page, "terminal", (1000, 300), "NoC")
+            photograph(driver, (folder / "results/small/report.html").as_uri(), "report", (1000, 900), "NoC")
+            with mlflow_pages(folder) as address:
+                experiment, run = experiment_and_run(folder, "runs/first")
+                url = f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics"
+                photograph(driver, url, "mlflow", (1200, 800), "loss")
+
+
+def experiment_and_run(folder: Path, out: str) -> tuple[str, str]:
+    """Names of MLflow's for the run of an output folder."""
+    from mlflow import MlflowClient
+
+    os.chdir(folder)
+    run = json.loads((folder / out / "tracking.json").read_text())["run_id"]
+    return MlflowClient(SERVER).get_run(run).info.experiment_id, run
+
+
+if __name__ == "__main__":
+    main()
