@@ -24,8 +24,6 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".cfr-icl-setup"  # "CHECKSUM TORCH_INDEX" of a finished set-up
 UNFINISHED = "unfinished"  # in the place of CHECKSUM while a set-up runs
 BUILD_SPECIFIC = re.compile(r"nvidia-(?!ml-py$)|cuda-|triton$")  # come with a CUDA build of torch and its pins
-    r"nvidia-(?!ml-py$)|cuda-|triton$"
-)  # come with a CUDA build of torch, which pins them itself
 
 
 def setup(torch_index: str) -> None:
