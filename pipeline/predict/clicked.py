@@ -12,7 +12,9 @@ from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
 from pipeline.errors import UserError
 from pipeline.evaluate import zoom
-from pipeline.evaluate.cfr import Photo, Refinement
+from pipeline.evaluate.cfr import Refinement
+from pipeline.evaluate.metrics import expected_iou
+from pipeline.evaluate.photo import Photo
 from pipeline.evaluate.shared import Network
 
 
@@ -121,3 +123,8 @@ class ClickedObject:
 
     def _new(self) -> Refinement:
         return Refinement(self._image, self._image.size, self._cfr, self._device)
+
+
+def score_of(now: Refinement) -> float:
+    """`metrics.expected_iou` of an object; outside of the last run's ROI there is nothing to expect."""
+    return expected_iou(now.part.cpu().numpy(), now.mask_part[0].cpu().numpy())

@@ -15,14 +15,14 @@ from pipeline.config import Cfr, Eval
 from pipeline.config.evaluation import GPU_BATCH
 from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluate.batch import evaluate_objects
-from pipeline.evaluate.cfr import Photo, Refinement, Replay, Session
-from pipeline.evaluate.metrics import expected_iou
+from pipeline.evaluate.cfr import Refinement, Replay, Session
+from pipeline.evaluate.photo import Photo
 from pipeline.evaluate.shared import GivenClicks, Network
 from pipeline.evaluate.sources import default_crop
 from pipeline.model.checkpoints import CheckpointInfo, load_model
 from pipeline.model.precision import forward_precision, set_float32
 from pipeline.model.segmenter import check_crop
-from pipeline.predict.clicked import ClickedObject
+from pipeline.predict.clicked import ClickedObject, score_of
 from pipeline.predict.fetched import fetched
 from pipeline.predict.inputs import to_click, to_clicks, to_device, to_pixels
 from pipeline.weights import located
@@ -291,11 +291,6 @@ class Predictor:
         logits, mask = logits_of(now), now.mask.copy()
         score = score_of(now)
         return logits if return_logits else mask[None], np.array([score], np.float32), logits
-
-
-def score_of(now: Refinement) -> float:
-    """`metrics.expected_iou` of an object; outside of the last run's ROI there is nothing to expect."""
-    return expected_iou(now.part.cpu().numpy(), now.mask_part[0].cpu().numpy())
 
 
 def logits_of(now: Refinement) -> np.ndarray:

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.config.serving import ServeConfig
 from pipeline.engine.machine import usable_cpus
 from pipeline.errors import UserError, error_in
-from pipeline.evaluate.cfr import RunInput
+from pipeline.evaluate.photo import RunInput
 from pipeline.evaluate.shared import join_points
 from pipeline.predict.predictor import Predictor
 from pipeline.serve.annotator import Annotator

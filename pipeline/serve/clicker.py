@@ -18,11 +18,10 @@ import torch
 
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
-from pipeline.evaluate.cfr import Photo
+from pipeline.evaluate.photo import Photo
 from pipeline.evaluate.shared import Network
 from pipeline.evaluate.zoom import Box, whole
-from pipeline.predict.clicked import ClickedObject, Finished
-from pipeline.predict.predictor import score_of
+from pipeline.predict.clicked import ClickedObject, Finished, score_of
 from pipeline.serve.pictures import Kept, Picture
 from pipeline.serve.refusal import Refused
 

@@ -9,7 +9,8 @@ import torch
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
 from pipeline.evaluate.batch import evaluate_objects
-from pipeline.evaluate.cfr import RunInput, Session
+from pipeline.evaluate.cfr import Session
+from pipeline.evaluate.photo import RunInput
 from pipeline.evaluate.shared import ObjectResult, Target, join_points
 from tests.made import SIDE, Scripted, scene
 
