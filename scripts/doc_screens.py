@@ -44,14 +44,10 @@ WITHOUT_PATHS = """
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(arguments[0], "~/cfr-icl");
 """
-# MLflow's pages without the assistant beside them and the tools over the charts, from the training's own curves on.
+# MLflow's charts without the tools over them, from the training's own curves on.
 ONLY_CURVES = """
 const all = [...document.querySelectorAll("*")];
 const named = text => all.find(e => !e.children.length && e.textContent.startsWith(text));
-const assistant = named("MLflow Assistant");
-let panel = assistant;
-while (panel && !panel.querySelector("button")) panel = panel.parentElement;
-if (panel) [...panel.querySelectorAll("button")].at(-1).click();
 document.head.insertAdjacentHTML("beforeend", "<style>.modebar {display: none !important}</style>");
 const group = named("train (") || named("train");
 if (group) group.scrollIntoView();
@@ -118,19 +114,27 @@ def until(ready: Callable[[], bool]) -> None:
 
 
 def photograph(
-    driver: webdriver.Chrome, url: str, name: str, size: tuple[int, int], shows: str, prepared: str = ""
+    driver: webdriver.Chrome, url: str, name: str, size: tuple[int, int], shows: str, tidied: str = "", kept: int = 0
 ) -> None:
-    """A page of `size` pixels as docs/pictures/NAME.png, once it shows a text; `prepared`: a script that tidies it."""
+    """A page as docs/pictures/NAME.png, once it shows a text.
+
+    Args:
+        size: (width, height) of the page, pixels.
+        tidied: a script that is run in it first.
+        kept: columns from the left that are kept; 0: all.
+    """
     screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     driver.get(url)
     until(lambda: shows in driver.execute_script("return document.body.innerText"))
     time.sleep(3)  # what people are shown first is not yet there
-    driver.execute_script(prepared)
+    driver.execute_script(tidied)
     time.sleep(3)  # curves are drawn after their names
     driver.execute_script(WITHOUT_PATHS, str(ROOT))
     buffer = io.BytesIO()
-    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    picture = (
+        Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").crop((0, 0, kept or size[0], size[1]))
+    )
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     storage.write_bytes(str(PICTURES / f"{name}.png"), buffer.getvalue())
     print(f"{name}.png: {len(buffer.getvalue()) / 1000:.0f} kB", flush=True)
@@ -160,7 +164,7 @@ def main() -> None:
             with mlflow_pages(folder) as address:
                 experiment, run = experiment_and_run(folder, "runs/first")
                 url = f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics"
-                photograph(driver, url, "mlflow", (1200, 800), "optim/lr", ONLY_CURVES)
+                photograph(driver, url, "mlflow", (1200, 800), "optim/lr", ONLY_CURVES, kept=890)  # not its assistant
 
 
 def experiment_and_run(folder: Path, out: str) -> tuple[str, str]:
