@@ -20,7 +20,7 @@ from typing import Any
 from jobs import __main__ as jobs_command
 from jobs.recipes import RECIPES
 from pipeline import config, storage
-from pipeline.config import evaluation, sweeps
+from pipeline.config import evaluation, serving, sweeps
 from pipeline.data.mask_rules import RULES
 from pipeline.data.readers.layouts import LOOKS
 from pipeline.predict import click_files
@@ -147,6 +147,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "layers": lambda: " < ".join(", ".join(n.removeprefix("pipeline.") for n in floor) for floor in LAYERS),
     "options-evaluate": partial(options, evaluation.EvaluateConfig),
     "options-predict": partial(options, evaluation.PredictConfig),
+    "options-serve": partial(options, serving.ServeConfig),
     "options-claims": partial(options, evaluation.ClaimsConfig),
     "options-tune-cfr": partial(options, sweeps.CfrSweepConfig),
     "options-tune-icl": partial(options, sweeps.IclSweepConfig),

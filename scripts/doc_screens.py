@@ -29,7 +29,8 @@ from pipeline import storage
 from tests.docs.given import give
 from tests.docs.reader import environment
 
-PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "docs" / "pictures"
 EVALUATE = "cfr-icl evaluate --checkpoint small --data mine=mine --cfr-steps 0 1 --out results/small"
 COMMANDS = [
     EVALUATE,
@@ -38,7 +39,20 @@ COMMANDS = [
     "--train.log-every 5 --train.val-every 20",
 ]
 SERVER = "sqlite:///mlflow.db"
-PATIENCE = 60  # seconds that a page may take
+# Where this checkout lies is nobody's business.
+WITHOUT_PATHS = """
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(arguments[0], "~/cfr-icl");
+"""
+# MLflow's charts without the tools over them, from the training's own curves on.
+ONLY_CURVES = """
+const all = [...document.querySelectorAll("*")];
+const named = text => all.find(e => !e.children.length && e.textContent.startsWith(text));
+document.head.insertAdjacentHTML("beforeend", "<style>.modebar {display: none !important}</style>");
+const group = named("train (") || named("train");
+if (group) group.scrollIntoView();
+"""
+PATIENCE = 180  # seconds that a page may take
 
 
 @contextmanager
@@ -67,7 +81,9 @@ def mlflow_pages(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", SERVER, "--port", str(port)]
-    server = subprocess.Popen(command, cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         address = f"http://127.0.0.1:{port}"
         until(lambda: answers(f"{address}/health"))
@@ -97,14 +113,28 @@ def until(ready: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
-def photograph(driver: webdriver.Chrome, url: str, name: str, size: tuple[int, int], shows: str) -> None:
-    """A page of `size` pixels as docs/pictures/NAME.png, once it shows a text."""
-    driver.set_window_size(size[0], size[1] + 140)  # a window is higher than its page
+def photograph(
+    driver: webdriver.Chrome, url: str, name: str, size: tuple[int, int], shows: str, tidied: str = "", kept: int = 0
+) -> None:
+    """A page as docs/pictures/NAME.png, once it shows a text.
+
+    Args:
+        size: (width, height) of the page, pixels.
+        tidied: a script that is run in it first.
+        kept: columns from the left that are kept; 0: all.
+    """
+    screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     driver.get(url)
     until(lambda: shows in driver.execute_script("return document.body.innerText"))
+    time.sleep(3)  # what people are shown first is not yet there
+    driver.execute_script(tidied)
     time.sleep(3)  # curves are drawn after their names
+    driver.execute_script(WITHOUT_PATHS, str(ROOT))
     buffer = io.BytesIO()
-    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").crop((0, 0, *size))
+    picture = (
+        Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").crop((0, 0, kept or size[0], size[1]))
+    )
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     storage.write_bytes(str(PICTURES / f"{name}.png"), buffer.getvalue())
     print(f"{name}.png: {len(buffer.getvalue()) / 1000:.0f} kB", flush=True)
@@ -129,12 +159,12 @@ def main() -> None:
         ]
         with chromium(folder) as driver:
             page = terminal(folder, EVALUATE, said[0].stdout.decode())
-            photograph(driver, page, "terminal", (1000, 300), "NoC")
-            photograph(driver, (folder / "results/small/report.html").as_uri(), "report", (1000, 900), "NoC")
+            photograph(driver, page, "terminal", (1000, 260), "NoC")
+            photograph(driver, (folder / "results/small/report.html").as_uri(), "report", (1000, 1250), "NoC")
             with mlflow_pages(folder) as address:
                 experiment, run = experiment_and_run(folder, "runs/first")
                 url = f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics"
-                photograph(driver, url, "mlflow", (1200, 800), "loss")
+                photograph(driver, url, "mlflow", (1200, 800), "optim/lr", ONLY_CURVES, kept=890)  # not its assistant
 
 
 def experiment_and_run(folder: Path, out: str) -> tuple[str, str]:
