@@ -33,8 +33,8 @@ test-segment-anything: setup
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target build/segment-anything segment-anything==1.0
 	SEGMENT_ANYTHING=1 PYTHONPATH="$(CURDIR)/build/segment-anything" $(RUN) -m pytest tests/segment_anything -rs
 
-# jobs.serve as the model of a real Label Studio, which has an environment of its own, driven in Chromium: a minute or
-# two, and the first time some more for its packages.
+# jobs.serve as the model of a real Label Studio, which has an environment of its own, driven in Chromium: some minutes,
+# and the first time some more for its packages.
 test-label-studio: setup
 	@test -e build/label-studio/bin/label-studio || { $(RUN) -m venv --clear build/label-studio && \
 		build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2; }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -42,7 +41,7 @@ SERVER = "sqlite:///mlflow.db"
 # Where this checkout lies is nobody's business.
 WITHOUT_PATHS = """
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(arguments[0], "~/cfr-icl");
+while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(arguments[0], arguments[1]);
 """
 # MLflow's charts without the tools over them, from the training's own curves on.
 ONLY_CURVES = """
@@ -51,6 +50,11 @@ const named = text => all.find(e => !e.children.length && e.textContent.startsWi
 document.head.insertAdjacentHTML("beforeend", "<style>.modebar {display: none !important}</style>");
 const group = named("train (") || named("train");
 if (group) group.scrollIntoView();
+"""
+# The tables of a comparison, below its plots.
+DOWN = """
+const all = [...document.querySelectorAll("*")];
+all.find(e => !e.children.length && e.textContent === "Run details").scrollIntoView();
 """
 PATIENCE = 180  # seconds that a page may take
 
@@ -130,7 +134,8 @@ def photograph(
     time.sleep(3)  # what people are shown first is not yet there
     driver.execute_script(tidied)
     time.sleep(3)  # curves are drawn after their names
-    driver.execute_script(WITHOUT_PATHS, str(ROOT))
+    driver.execute_script(WITHOUT_PATHS, str(ROOT), "~/cfr-icl")
+    driver.execute_script(WITHOUT_PATHS, tempfile.gettempdir() + "/", "~/")
     buffer = io.BytesIO()
     picture = (
         Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB").crop((0, 0, kept or size[0], size[1]))
@@ -162,18 +167,23 @@ def main() -> None:
             photograph(driver, page, "terminal", (1000, 260), "NoC")
             photograph(driver, (folder / "results/small/report.html").as_uri(), "report", (1000, 1250), "NoC")
             with mlflow_pages(folder) as address:
-                experiment, run = experiment_and_run(folder, "runs/first")
-                url = f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics"
-                photograph(driver, url, "mlflow", (1200, 800), "optim/lr", ONLY_CURVES, kept=890)  # not its assistant
-
-
-def experiment_and_run(folder: Path, out: str) -> tuple[str, str]:
-    """Names of MLflow's for the run of an output folder."""
-    from mlflow import MlflowClient
-
-    os.chdir(folder)
-    run = json.loads((folder / out / "tracking.json").read_text())["run_id"]
-    return MlflowClient(SERVER).get_run(run).info.experiment_id, run
+                names = (
+                    "runs/first",
+                    "results/small",
+                    *(f"results/small/settings/{name}" for name in ("cfr0", "cfr1")),
+                )
+                found = [json.loads((folder / name / "tracking.json").read_text()) for name in names]
+                experiment, (training, evaluation, *settings) = found[0]["experiment_id"], [f["run_id"] for f in found]
+                runs = f"{address}/#/experiments/{experiment}/runs"
+                view = "?workflowType=machine_learning"
+                # So much of the width is not the assistant beside them.
+                url = f"{runs}/{training}/model-metrics{view}"
+                photograph(driver, url, "mlflow", (1200, 800), "optim/lr", ONLY_CURVES, kept=890)
+                url = f"{runs}/{evaluation}{view}"
+                photograph(driver, url, "mlflow-run", (1640, 900), "Evaluation on", kept=1250)
+                quoted = ",".join(f"%22{run}%22" for run in settings)
+                url = f"{address}/#/compare-runs?runs=[{quoted}]&experiments=[%22{experiment}%22]&{view[1:]}"
+                photograph(driver, url, "mlflow-compare", (1500, 1500), "Run details", DOWN, kept=1110)
 
 
 if __name__ == "__main__":

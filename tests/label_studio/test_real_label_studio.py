@@ -178,8 +178,10 @@ def test_a_click_and_a_negative_click_become_a_submitted_mask(
     driver.execute_cdp_cmd("Network.enable", {})
     driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["https://*"]})
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_REQUESTS})
-    browser.open(f"{studio.url}/health")  # not the page to log in on, whose own requests may replace the cookie
-    driver.add_cookie({"name": "sessionid", "value": studio.session.cookies["sessionid"]})
+    browser.open(f"{studio.url}/user/login/")
+    driver.find_element(By.NAME, "email").send_keys(USER)
+    driver.find_element(By.NAME, "password").send_keys(PASSWORD + Keys.ENTER)
+    wait("being logged in", lambda: "/login" not in driver.current_url)
     browser.open(f"{studio.url}/projects/{task['project']}/data?task={task['id']}")
 
     def find(css: str) -> list[Any]:
