@@ -14,10 +14,10 @@ demo: setup
 	$(RUN) -m jobs.demo
 
 # First what runs in the tests' own process, side by side, the longest first; then what starts clusters and servers,
-# which need all cores.
+# which need all cores. tests/faults before the others: a process that has been in a cluster keeps its token.
 test: setup
 	$(RUN) -m pytest tests/golden tests/unit --numprocesses auto --maxprocesses 4 --dist worksteal
-	$(RUN) -m pytest tests/docs tests/e2e tests/faults tests/ray
+	$(RUN) -m pytest tests/faults tests/docs tests/e2e tests/ray
 
 test-fast: setup
 	$(RUN) -m pytest tests/unit -m "not slow"

@@ -51,11 +51,6 @@ document.head.insertAdjacentHTML("beforeend", "<style>.modebar {display: none !i
 const group = named("train (") || named("train");
 if (group) group.scrollIntoView();
 """
-# The tables of a comparison, below its plots.
-DOWN = """
-const all = [...document.querySelectorAll("*")];
-all.find(e => !e.children.length && e.textContent === "Run details").scrollIntoView();
-"""
 PATIENCE = 180  # seconds that a page may take
 
 
@@ -183,7 +178,7 @@ def main() -> None:
                 photograph(driver, url, "mlflow-run", (1640, 900), "Evaluation on", kept=1250)
                 quoted = ",".join(f"%22{run}%22" for run in settings)
                 url = f"{address}/#/compare-runs?runs=[{quoted}]&experiments=[%22{experiment}%22]&{view[1:]}"
-                photograph(driver, url, "mlflow-compare", (1500, 1500), "Run details", DOWN, kept=1110)
+                photograph(driver, url, "mlflow-compare", (1500, 1500), "Run details", kept=1110)
 
 
 if __name__ == "__main__":
