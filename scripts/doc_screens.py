@@ -159,7 +159,7 @@ def main() -> None:
         ]
         with chromium(folder) as driver:
             page = terminal(folder, EVALUATE, said[0].stdout.decode())
-            photograph(driver, page, "terminal", (1000, 260), "NoC")
+            photograph(driver, page, "terminal", (1250, 500), "NoC")
             photograph(driver, (folder / "results/small/report.html").as_uri(), "report", (1000, 1250), "NoC")
             with mlflow_pages(folder) as address:
                 names = (
@@ -175,7 +175,7 @@ def main() -> None:
                 url = f"{runs}/{training}/model-metrics{view}"
                 photograph(driver, url, "mlflow", (1200, 800), "optim/lr", ONLY_CURVES, kept=890)
                 url = f"{runs}/{evaluation}{view}"
-                photograph(driver, url, "mlflow-run", (1640, 900), "Evaluation on", kept=1250)
+                photograph(driver, url, "mlflow-run", (1640, 900), "Evaluation on", kept=1215)
                 quoted = ",".join(f"%22{run}%22" for run in settings)
                 url = f"{address}/#/compare-runs?runs=[{quoted}]&experiments=[%22{experiment}%22]&{view[1:]}"
                 photograph(driver, url, "mlflow-compare", (1500, 1500), "Run details", kept=1110)

@@ -1,6 +1,6 @@
 """What tests cost: CPU seconds of the whole machine and seconds of waiting, for docs/development.md.
 
-    TEST_COST=1 python -m pytest tests/e2e tests/faults tests/ray
+    TEST_COST=1 python -m pytest tests/faults tests/docs tests/e2e tests/ray
 
 prints the twenty tests that take longest, set-up and tear-down with them. One test at a time, on a machine that does
 nothing else.
