@@ -18,7 +18,6 @@ from pipeline.config import Eval
 from pipeline.config.sweeps import CfrSweepConfig
 from pipeline.engine import lease
 
-BEST = "best.json"
 SHORT = {**flags.short_forms(eval=Eval), "seed": "search_seed", "cfr.crop": "crop"}
 
 
@@ -43,6 +42,7 @@ def carry_out(config: CfrSweepConfig) -> None:
     from pipeline.tracking.run import import_early
     from pipeline.tune.cfr_request import check
     from pipeline.tune.cfr_sweep import Sweep
+    from pipeline.tune.setting_file import BEST
 
     checked = check(config)
     import_early(config.tracking)
@@ -59,6 +59,8 @@ def carry_out(config: CfrSweepConfig) -> None:
 
 def next_steps(config: CfrSweepConfig, out: str) -> list[ending.Step]:
     """What one does with a setting: evaluate with it."""
+    from pipeline.tune.setting_file import BEST
+
     best = ending.place(storage.join(out, BEST))
     words = ("--checkpoint", config.checkpoint, "--data", *config.data, "--config", best)
     line = ending.command("evaluate", *words, "--out", ending.beside(out, "best"))

@@ -25,8 +25,6 @@ from pipeline.config.sweeps import IclSweepConfig, fields_of
 from pipeline.engine import lease, stop
 from pipeline.errors import UserError
 
-BEST = "best.json"
-
 
 def parse(args: list[str]) -> IclSweepConfig:
     """The sweep that a command line describes: a recipe, over it the command line; paths made absolute."""
@@ -60,6 +58,7 @@ def carry_out(config: IclSweepConfig) -> None:
     from pipeline.tune.icl_request import check
     from pipeline.tune.icl_sweep import IclSweep
     from pipeline.tune.icl_tuner import run
+    from pipeline.tune.setting_file import BEST
 
     checked = check(config)
     import_early(config.tracking)
@@ -87,6 +86,8 @@ def carry_out(config: IclSweepConfig) -> None:
 
 def next_steps(run: TrainConfig, out: str) -> list[ending.Step]:
     """What one does with a setting: train with it."""
+    from pipeline.tune.setting_file import BEST
+
     best = ending.place(storage.join(out, BEST))
     words = (run.recipe, "--config", best, "--data.train", ending.place(run.data.train))
     words += ("--data.val", ending.place(run.data.val), "--out", ending.beside(out, "best"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,10 +20,9 @@ from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 from pipeline import storage
+from tests.chromium import chromium
 from tests.docs.given import give
 from tests.docs.reader import environment
 
@@ -52,25 +50,6 @@ const group = named("train (") || named("train");
 if (group) group.scrollIntoView();
 """
 PATIENCE = 180  # seconds that a page may take
-
-
-@contextmanager
-def chromium(folder: Path) -> Iterator[webdriver.Chrome]:
-    options = Options()
-    options.binary_location = shutil.which("chromium") or ""
-    for flag in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "hide-scrollbars",
-        f"user-data-dir={folder / 'chromium'}",
-    ):
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @contextmanager
@@ -157,7 +136,7 @@ def main() -> None:
             subprocess.run(command, shell=True, cwd=folder, env=environment(folder), check=True, stdout=subprocess.PIPE)
             for command in COMMANDS
         ]
-        with chromium(folder) as driver:
+        with chromium(folder / "chromium") as driver:
             page = terminal(folder, EVALUATE, said[0].stdout.decode())
             photograph(driver, page, "terminal", (1250, 500), "NoC")
             photograph(driver, (folder / "results/small/report.html").as_uri(), "report", (1000, 1250), "NoC")

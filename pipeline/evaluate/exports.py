@@ -55,20 +55,21 @@ class MaskFacts:
 
 @dataclass
 class CocoFile:
-    """An annotation file of one category that grows object by object."""
+    """An annotation file that grows object by object; `labels`: its categories in their order."""
 
+    labels: Sequence[str] = ("object",)
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, number: int, image: str, mask: MaskFacts, **more: Any) -> None:
-        """An object: its id, its picture's file name, its mask, and further entries."""
+    def add(self, number: int, image: str, mask: MaskFacts, label: str = "object", **more: Any) -> None:
+        """An object: its id, its picture's file name, its mask, its category, and further entries."""
         height, width = mask.segmentation["size"]
         record = {"id": len(self.images) + 1, "file_name": image, "width": width, "height": height}
         self.annotations.append(
             {
                 "id": number,
                 "image_id": self.images.setdefault(image, record)["id"],
-                "category_id": 1,
+                "category_id": self.labels.index(label) + 1,
                 "iscrowd": 0,
                 "area": mask.area,
                 "bbox": mask.bbox,
@@ -78,7 +79,7 @@ class CocoFile:
         )
 
     def write(self, uri: str) -> None:
-        categories = [{"id": 1, "name": "object", "supercategory": ""}]
+        categories = [{"id": i, "name": label, "supercategory": ""} for i, label in enumerate(self.labels, 1)]
         content = {"images": list(self.images.values()), "annotations": self.annotations, "categories": categories}
         write_json(uri, content)
 

@@ -1,7 +1,7 @@
 """One object under many CFR settings: forward passes that settings have in common are computed once.
 
 The settings' sessions advance in lockstep, one forward pass each in a round. Two of them want the same pass exactly
-when they look at the same thing (ROI, clicks, crop, flip: `cfr.Look`) with the same map before them; which map that is
+when they look at the same thing (ROI, clicks, crop, flip: `Look`) with the same map before them; which map that is
 follows from the pass that made it, so no pixels are compared. CFR-4's first runs are CFR-1's, and settings that differ
 in a threshold, the zoom-in, the refinement or its adaptive stop share passes for as long as their clicks and ROIs
 coincide.
@@ -60,7 +60,7 @@ class GivenClicks:
 
     Attributes:
         key: as of a `Target`.
-        image: (H, W, 3) uint8 RGB, or a `cfr.Photo` of it on the device, for several objects.
+        image: (H, W, 3) uint8 RGB, or a `refinement.Photo` of it on the device, for several objects.
         clicks: at least one, in their order, image coordinates.
     """
 

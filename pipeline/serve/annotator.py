@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 from pipeline.clicks.encode import Click
 from pipeline.evaluate.exports import MaskFacts
+from pipeline.evaluate.results import encode_mask
 from pipeline.serve.clerk import Clerk
-from pipeline.serve.clicker import Answer, Clicker, mask_png
+from pipeline.serve.clicker import Answer, Clicker
 from pipeline.serve.folder import Folder
 from pipeline.serve.pictures import Picture, read_picture, sha_of
 from pipeline.serve.refusal import Refused
@@ -186,11 +187,10 @@ class Annotator:
             "saved": datetime.now(UTC).isoformat(timespec="seconds"),
             "score": round(answer.score, 4),
             "area": mask.area,
-            "bbox": mask.bbox,
             "segmentation": mask.segmentation,
         }
         version = uuid.uuid4().hex
-        return self.clerk.save(name, key, Saved(fields, mask_png(answer.mask)), seen, version, picture.data)
+        return self.clerk.save(name, key, Saved(fields, encode_mask(answer.mask)), seen, version, picture.data)
 
 
 def _again() -> Refused:

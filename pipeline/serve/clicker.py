@@ -19,6 +19,7 @@ import torch
 from pipeline.clicks.encode import Click
 from pipeline.config import Cfr
 from pipeline.evaluate.refinement import Photo
+from pipeline.evaluate.results import encode_mask
 from pipeline.evaluate.shared import Network
 from pipeline.evaluate.zoom import Box, whole
 from pipeline.predict.clicked import ClickedObject, Finished, score_of
@@ -72,18 +73,11 @@ class Answer:
         if not width:
             return ""
         top, left = y - self.region.row_min, x - self.region.col_min
-        return base64.b64encode(mask_png(self.part[top : top + height, left : left + width])).decode("ascii")
+        return base64.b64encode(encode_mask(self.part[top : top + height, left : left + width])).decode("ascii")
 
 
 def bytes_of(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def mask_png(mask: np.ndarray) -> bytes:
-    """(H, W) bool as a PNG of one bit a pixel, 0 and 255."""
-    ok, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
-    assert ok, "OpenCV encodes every mask"
-    return data.tobytes()
 
 
 class Shown(Photo):

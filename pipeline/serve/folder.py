@@ -11,7 +11,7 @@ import cv2
 from pipeline import storage
 from pipeline.data.images import decode
 from pipeline.errors import BadRow, UserError
-from pipeline.serve.pictures import MAX_BYTES, Kept
+from pipeline.serve.pictures import MAX_BYTES, Kept, refusal_of
 from pipeline.serve.refusal import Refused
 from pipeline.storage import local_files
 
@@ -105,8 +105,7 @@ def thumbnail(data: bytes) -> bytes:
     try:
         small = decode(data, cv2.IMREAD_REDUCED_COLOR_4)
     except BadRow as bad:
-        status = 413 if "too many pixels" in bad.reason else 422
-        raise Refused(status, f"The image cannot be shown ({bad.reason}).") from bad
+        raise refusal_of(bad) from bad
     height, width = small.shape[:2]
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

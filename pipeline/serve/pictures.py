@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from pipeline.data.images import MAX_PIXELS, decode_image, header_size
+from pipeline.data.images import MAX_PIXELS, decode_image
 from pipeline.errors import BadRow
 from pipeline.serve.refusal import Refused
 
@@ -68,19 +68,16 @@ def read_picture(data: bytes) -> Picture:
     if not kind_of(data):
         raise Refused(415, "This is no image that can be read: choose a JPEG, PNG, WebP, BMP or TIFF file.")
     try:
-        height, width = header_size(data)
-    except Exception as error:  # Pillow's readers raise nearly anything
-        raise Refused(422, "The image is damaged: open it elsewhere and save it again.") from error
-    if height * width > MAX_PIXELS:
-        text = (
-            f"The image has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are taken: shrink it."
-        )
-        raise Refused(413, text)
-    try:
         return Picture(sha_of(data), data, decode_image(data, strict=True))
     except BadRow as bad:
-        status = 413 if "too many pixels" in bad.reason else 422
-        raise Refused(status, f"The image is damaged ({bad.reason}): open it elsewhere and save it again.") from bad
+        raise refusal_of(bad) from bad
+
+
+def refusal_of(bad: BadRow) -> Refused:
+    """What a client is told of an image that does not decode."""
+    if "too many pixels" in bad.reason:
+        return Refused(413, f"The image has more than {MAX_PIXELS // 10**6} megapixels ({bad.detail}): shrink it.")
+    return Refused(422, f"The image is damaged ({bad.reason}): open it elsewhere and save it again.")
 
 
 class Kept(Generic[K, V]):

@@ -20,10 +20,10 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import Unavailable, UserError, describe
+from pipeline.evaluate.exports import ANNOTATIONS, CocoFile, MaskFacts
 from pipeline.serve.refusal import Refused
 from pipeline.storage.json_files import write_json
 
-FILE = "annotations.json"
 SOON = 0.5  # seconds from a change to the next annotations.json
 SHARE = 10  # times the seconds that writing it takes, which then pass at least before it is written again
 DEFAULT_LABEL = "object"
@@ -160,32 +160,16 @@ class Results:
         for objects in self._objects.values():
             yield from objects.values()
 
-    def coco(self) -> dict[str, Any]:
+    def coco(self) -> CocoFile:
         """Everything as COCO, ids in the order of the first saving."""
         with self._lock:
             records = [(name, one) for name, objects in self._objects.items() for one in objects.values()]
         records.sort(key=lambda pair: pair[1]["number"])
-        labels = {label: i for i, label in enumerate(sorted({_label(one) for _, one in records}), 1)}
-        images: dict[str, dict[str, Any]] = {}
-        annotations = []
+        coco = CocoFile(sorted({_label(one) for _, one in records}))
         for name, one in records:
-            size = {"width": one["width"], "height": one["height"]}
-            record = images.setdefault(name, {"id": len(images) + 1, "file_name": name, **size})
-            annotations.append(
-                {
-                    "id": one["number"],
-                    "image_id": record["id"],
-                    "category_id": labels[_label(one)],
-                    "iscrowd": 0,
-                    "segmentation": one["segmentation"],
-                    "object": one["id"],
-                    "clicks": one["clicks"],
-                    "area": one["area"],
-                    "bbox": one["bbox"],
-                }
-            )
-        categories = [{"id": i, "name": label, "supercategory": ""} for label, i in labels.items()]
-        return {"images": list(images.values()), "annotations": annotations, "categories": categories}
+            mask = MaskFacts(one["area"], one["box"], one["segmentation"])
+            coco.add(one["number"], name, mask, _label(one), object=one["id"], clicks=one["clicks"])
+        return coco
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -207,9 +191,9 @@ class Results:
                 continue
             self._unwritten, start = False, time.monotonic()
             try:
-                write_json(self._uri(FILE), self.coco())
+                self.coco().write(self._uri(ANNOTATIONS))
             except (UserError, Unavailable) as error:  # a full disk, a store that is away: the objects are kept
-                print(f"{FILE} is not written: {describe(error)}", flush=True)
+                print(f"{ANNOTATIONS} is not written: {describe(error)}", flush=True)
                 self._changes()
             took = time.monotonic() - start
 

@@ -20,10 +20,11 @@ from pipeline.tracking.description import describe_run
 from pipeline.train.run_folder import CONFIG, METRICS, PICTURES
 from pipeline.train.state import complete_checkpoints, step_of
 from pipeline.tune.icl_folder import ENDED, RUN
+from pipeline.tune.setting_file import BEST
 
 SETTINGS = "settings"  # below an evaluation's output: a folder for the run of each setting, where there are several
 IDENTITY, SUMMARY = "tracking.json", "summary.json"
-FILES = (CONFIG, SUMMARY, "best.json", "report.md", "report.html")
+FILES = (CONFIG, SUMMARY, BEST, "report.md", "report.html")
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as the description
 DIGEST = 32  # characters of a checksum, of which MLflow takes 36
 TOP = ("noc80", "noc85", "noc90", "iou1", "iou5")  # figures of a run's result

@@ -239,6 +239,7 @@ def test_command_line(made: Path, tmp_path: Path, ray_session: None, capsys: pyt
     curve = client.get_metric_history(summary["mlflow_run"], "blobs/acfr0/mean_iou")
     assert sorted((m.step, m.value) for m in curve) == list(enumerate(summary["results"][0]["mean_iou"], start=1))
     assert "report.html" in [f.path for f in client.list_artifacts(summary["mlflow_run"])]
+    assert "| blobs | A-CFR-1 |" in run.data.tags["mlflow.note.content"]
     (data,) = run.inputs.dataset_inputs if run.inputs else []
     assert (data.dataset.name, data.tags[0].value) == ("blobs", "test")
     assert json.loads(data.dataset.profile or "")["objects"] == summary["results"][0]["objects"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from ray.train import ControllerError, FailureConfig, RunConfig
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
@@ -68,6 +69,11 @@ def test_a_run_leaves_what_it_promises(clean_run: Path) -> None:
     assert info.step == STEPS
     assert info.mlflow_run
     assert model.config.dim == 48
+    found = MlflowClient(f"sqlite:///{clean_run.parent / 'mlflow.db'}").get_run(info.mlflow_run)
+    assert "Training of recipe **tiny**" in found.data.tags["mlflow.note.content"]
+    assert found.data.metrics["noc90"] == min(row["val/noc90"] for row in lines if "val/noc90" in row)
+    contexts = sorted(data.tags[0].value for data in found.inputs.dataset_inputs) if found.inputs else []
+    assert contexts == ["train", "val"]
 
 
 def test_the_same_command_after_the_end_does_nothing(

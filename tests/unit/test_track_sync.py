@@ -128,12 +128,14 @@ with lease.held({out!r}, "jobs.train"), lease.held({str(tmp_path)!r}, "jobs.trai
     job([out])  # it has gone
 
 
-def test_the_trials_of_a_sweep_are_sent_with_it(store: config.Tracking, tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["trials", "settings"])
+def test_children_are_sent_with_it(store: config.Tracking, tmp_path: Path, below: str) -> None:
+    """The trials of a sweep, the settings of an evaluation."""
     out = tmp_path / "sweep"
     assert not start(str(out)).close(timeout=0.1)
-    trial = out / "trials" / "0003"
+    trial = out / below / "0003"
     assert not start(str(trial)).close("FAILED", timeout=0.1)
-    (out / "trials" / "0004").mkdir()  # was not tracked yet
+    (out / below / "0004").mkdir()  # was not tracked yet
     job([str(out), "--uri", store.uri])
     found = [MlflowClient(store.uri).get_run(run_of(folder)) for folder in (out, trial)]
     assert [run.info.status for run in found] == ["FINISHED", "FAILED"]
