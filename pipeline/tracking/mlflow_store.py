@@ -55,7 +55,6 @@ class OpenRun:
         self.values = 0
         self._key, self._experiment_id = identity.key, run.info.experiment_id
         identity.experiment_id = self._experiment_id
-        self._inputs = {(known.dataset.name, known.dataset.digest) for known in run.inputs.dataset_inputs}
         self._tags: dict[str, str] = dict(run.data.tags)
         self._params: set[str] = set(run.data.params)
         # The newest value and the highest step of each key (MLflow's public API gives values only, or whole histories),
@@ -141,21 +140,18 @@ class OpenRun:
             self._tags.update(part)
 
     def send_inputs(self, inputs: Sequence[DataInput]) -> None:
-        """Send the data sets that the run does not have."""
+        """Send data sets; the store keeps one of the same name and digest once."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        new = [one for one in inputs if (one.name, one.digest) not in self._inputs]
         found = []
-        for one in new:
+        for one in inputs:
             kind, separator, _ = one.uri.partition("://")
             profile = json.dumps({"rows": one.rows, "objects": one.objects})
             source = json.dumps({"uri": one.uri})
             held = Dataset(one.name, one.digest, kind if separator else "local", source, None, profile)
             found.append(DatasetInput(held, [InputTag(MLFLOW_DATASET_CONTEXT, one.context)]))
-        if found:
-            self.client.log_inputs(self.run_id, datasets=found)
-            self._inputs.update((one.name, one.digest) for one in new)
+        self.client.log_inputs(self.run_id, datasets=found)
 
     def page_of(self, run_id: str) -> str:
         """Address of the page of another run, from the page of this one; "" when the store does not have it."""

@@ -66,7 +66,11 @@ def test_out_is_a_data_set(annotator: Annotator, tmp_path: Path) -> None:
     annotator.save(asked(1, CLICKS), "two", "", None)
     annotator.clerk.close()
     coco = json.loads((out / "annotations.json").read_text())
-    assert [c["name"] for c in coco["categories"]] == ["cat", "object"]
+    labels = {c["id"]: c["name"] for c in coco["categories"]}
+    assert [(one["object"], labels[one["category_id"]]) for one in coco["annotations"]] == [
+        ("one", "cat"),
+        ("two", "object"),
+    ]
     assert decode_mask((out / "masks" / NAMES[1] / "two.png").read_bytes()).tolist() == predicted(1, CLICKS).tolist()
     reader = CocoInstancesReader(str(out))
     rows = [reader.read(item) for item in reader.items()]
