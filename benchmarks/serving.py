@@ -63,7 +63,10 @@ def served(checkpoint: str, images: str, out: str, *more: str) -> Iterator[str]:
     job = subprocess.Popen([sys.executable, "-m", "jobs.serve", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert job.stdout is not None
-        yield next(line.split()[1] for line in job.stdout if line.startswith("Annotator: ")).rstrip("/")
+        url = next((line.split()[1] for line in job.stdout if line.startswith("Annotator: ")), "")
+        if not url:
+            raise SystemExit("jobs.serve did not start; what it said stands above.")
+        yield url.rstrip("/")
     finally:
         job.send_signal(signal.SIGINT)
         job.wait(timeout=120)

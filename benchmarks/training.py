@@ -5,9 +5,9 @@
 
 Step: three clicks of the iterative click loss at 448 pixels, forward and backward after each, two simulated clicks
 between them, Adam; random weights, of which nearly every pixel is wrong, so that the distance maps of the clicks are as
-large as they get. FLOPs are those of the matrix products and convolutions, forward and backward, counted by torch; MFU
-is their share of the GPU's bf16 peak over the whole step. A precision may end in +compile (`--train.compile`) or
-+checkpointing.
+large as they get. Their share is what a step takes longer than one that draws none. FLOPs are those of the matrix
+products and convolutions, forward and backward, counted by torch; MFU is their share of the GPU's bf16 peak over the
+whole step. A precision may end in +compile (`--train.compile`) or +checkpointing.
 Job: `jobs.train` from start to end, samples made beside it from the photographs of a COCO+LVIS folder; samples per
 second and the share of the time spent waiting for data are those it logs.
 """
@@ -90,8 +90,8 @@ def measure(variant: str, precision: str, size: int, steps: int) -> dict[str, fl
     work = flops_per_sample(model, batch)
     if "compile" in extras:
         model.compile_parts()
-    clicks, adam = Clock(), Clock()
-    own = icl.add_training_clicks
+    adam = Clock()
+    own = icl.begin_training_clicks
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -99,25 +99,30 @@ def measure(variant: str, precision: str, size: int, steps: int) -> dict[str, fl
             icl.icl_step(model, batch, run.loss, CLICKS, backward=torch.Tensor.backward)
         adam.around(optimizer.step)()
 
-    icl.add_training_clicks = clicks.around(own)
-    try:
-        for _ in range(2):
-            step()
-        clicks.seconds = adam.seconds = 0.0
-        torch.cuda.reset_peak_memory_stats()
+    def timed() -> float:
+        adam.seconds = 0.0
+        torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(steps):
             step()
         torch.cuda.synchronize()
-        seconds = (time.perf_counter() - start) / steps
+        return (time.perf_counter() - start) / steps
+
+    for _ in range(2):
+        step()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = timed()
+    icl.begin_training_clicks = lambda *args: lambda: args[2]  # no new click
+    try:
+        without = timed()
     finally:
-        icl.add_training_clicks = own
-    network = seconds - (clicks.seconds + adam.seconds) / steps
+        icl.begin_training_clicks = own
+    network = without - adam.seconds / steps
     return {
         "rate": size / seconds,
         "seconds": seconds,
         "network": network / seconds,
-        "clicks": clicks.seconds / steps / seconds,
+        "clicks": (seconds - without) / seconds,
         "adam": adam.seconds / steps / seconds,
         "tflops": CLICKS * size * work / network / 1e12,
         "mfu": CLICKS * size * work / seconds / 1e12 / peak_tflops(),

@@ -1,4 +1,4 @@
-"""The evaluation's next click for many objects at once, as tensor operations (torch side of `clicks.simulate`).
+"""Clicks of many objects at once, as tensor operations: the next one, and what one may mend (see `clicks.simulate`).
 
 Nothing here waits for the device but `next_clicks`, once, for its result. Distances are exact: squared integers, by two
 separable passes of lower envelopes (Felzenszwalb and Huttenlocher, 2012, in the form of shifted minima), so that
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from pipeline.clicks.encode import Click
 
+TRAIN_THRESHOLD = 0.49
 LOOK = 8  # shifts between two looks at whether further ones can change anything; each look waits for the device
 
 
@@ -87,3 +88,17 @@ def _click(missed: int, wrong: int, height: int, width: int) -> Click:
     if deep > other:
         return Click(*divmod(height * width - 1 - rest, width), True)
     return Click(*divmod(height * width - 1 - other_rest, width), False) if other > 0 else Click(0, 0, False)
+
+
+def training_errors(target: torch.Tensor, prob: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a training click may mend (RITM's training rule).
+
+    Args:
+        target: (..., H, W), 1 object, 0 background, -1 ignore; ignored pixels count as background here.
+        prob: (..., H, W) float32 probabilities of the last prediction.
+
+    Returns:
+        (missed, wrong), bool maps of the object's pixels that are not found and of other pixels that are.
+    """
+    inside = target == 1
+    return inside & (prob < TRAIN_THRESHOLD), ~inside & (prob > TRAIN_THRESHOLD)

@@ -10,8 +10,6 @@ import numpy as np
 
 from pipeline.clicks.encode import Click, is_used
 
-TRAIN_THRESHOLD = 0.49
-
 
 class Region(NamedTuple):
     """Where the next training click is drawn from.
@@ -49,7 +47,9 @@ def _distances(mask: np.ndarray, mask_size: int) -> tuple[np.ndarray, tuple[int,
     # With IPP the last bit of the precise transform depends on layout and thread count; without it every value is
     # correctly rounded, so that the bounding box and the full map give the same maxima. The 5x5 transform is the
     # other way round: the recorded training regions are those of IPP (ties at half the maximum fall otherwise
-    # without it). The switch is per thread, hence set at each call.
+    # without it), which adds in float32 along two scans of the rows, each rounded sum on the one before: no operation
+    # on whole tensors gives these values, so training clicks are drawn on the CPU. The switch is per thread, hence set
+    # at each call.
     cv2.ipp.setUseIPP(mask_size == cv2.DIST_MASK_5)
     padded = np.zeros((bottom - top + 2, right - left + 2), np.uint8)
     padded[1:-1, 1:-1] = mask[top:bottom, left:right]
@@ -84,25 +84,24 @@ def next_click_center(gt: np.ndarray, pred: np.ndarray, clicks: Sequence[Click])
     return Click(wrong_at[0], wrong_at[1], False) if wrong > 0 else Click(0, 0, False)
 
 
-def click_region(gt: np.ndarray, prob: np.ndarray) -> Region | None:
+def click_region(missed: np.ndarray, wrong: np.ndarray) -> Region | None:
     """Where the next training click may fall: the inner half of the deeper error (RITM's training rule).
 
     Args:
-        gt: (H, W), 1 object, 0 background, -1 ignore; ignored pixels count as background here.
-        prob: (H, W) float32 probabilities of the last prediction.
+        missed: (H, W) bool, the object's pixels that are not found: see `batched.training_errors`.
+        wrong: (H, W) bool, other pixels that are found.
 
     Returns:
         The region, or None when nothing is wrong.
     """
-    inside = gt == 1
-    missed, missed_at = _distances(inside & (prob < TRAIN_THRESHOLD), cv2.DIST_MASK_5)
-    wrong, wrong_at = _distances(~inside & (prob > TRAIN_THRESHOLD), cv2.DIST_MASK_5)
-    positive = bool(missed.max() > wrong.max())
-    distance, (top, left) = (missed, missed_at) if positive else (wrong, wrong_at)
+    missing, missed_at = _distances(missed, cv2.DIST_MASK_5)
+    excess, wrong_at = _distances(wrong, cv2.DIST_MASK_5)
+    positive = bool(missing.max() > excess.max())
+    distance, (top, left) = (missing, missed_at) if positive else (excess, wrong_at)
     inner = distance > distance.max() / 2.0
     if not inner.any():
         return None
-    pixels = np.zeros(gt.shape, bool)
+    pixels = np.zeros(missed.shape, bool)
     pixels[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return Region(pixels, positive)
 
@@ -135,8 +134,8 @@ def add_click(
 
 
 def next_click_random(
-    gt: np.ndarray,
-    prob: np.ndarray,
+    missed: np.ndarray,
+    wrong: np.ndarray,
     points: np.ndarray,
     rng: np.random.Generator,
     rows: Literal["first_free", "from_end"] = "first_free",
@@ -145,8 +144,8 @@ def next_click_random(
     """Add the next training click, drawn uniformly from `click_region`; nothing is added when nothing is wrong.
 
     Args:
-        gt: (H, W) int8, 1 / 0 / -1.
-        prob: (H, W) float32.
+        missed: (H, W) bool, see `click_region`.
+        wrong: (H, W) bool.
         points: (2N, 3) float32 clicks so far.
         rng: draws the pixel.
         rows: see `add_click`.
@@ -155,9 +154,9 @@ def next_click_random(
     Returns:
         (2N, 3) float32 clicks, a new array.
     """
-    region = click_region(gt, prob)
+    region = click_region(missed, wrong)
     if region is None:
         return points.copy()
     candidates = np.flatnonzero(region.pixels)
-    row, col = divmod(int(candidates[rng.integers(len(candidates))]), gt.shape[1])
+    row, col = divmod(int(candidates[rng.integers(len(candidates))]), missed.shape[1])
     return add_click(points, Click(row, col, region.positive), rows, step)

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from pipeline import config
+from pipeline.clicks.batched import training_errors
 from pipeline.clicks.simulate import next_click_random
 from pipeline.train.loss import normalized_focal_loss
 
 _CLICK_COUNT, _CLICK_PIXEL, _DROP = 11, 12, 13  # purposes: keep the draws of one key apart
-_POOL = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+_POOL = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,18 @@ def draw_steps(loss: config.Loss, seed: int, step: int) -> int:
     return int(rng.integers(loss.passes[0], loss.passes[1] + 1))
 
 
-def add_training_clicks(
+def begin_training_clicks(
     target: torch.Tensor,
     prob: torch.Tensor,
     points: torch.Tensor,
     keys: list[tuple[int, ...]],
     loss: config.Loss,
     step: int,
-) -> torch.Tensor:
-    """One simulated click more for every sample of a batch, computed in threads.
+) -> Callable[[], torch.Tensor]:
+    """One simulated click more for every sample of a batch, drawn when the returned function is called, in threads.
+
+    From a GPU the errors are on their way at once, and the function waits for them alone: whatever the device was
+    given between the two calls, such as a backward pass, it computes while the clicks are drawn.
 
     Args:
         target: (B, 1, H, W) 1 / 0 / -1.
@@ -85,15 +89,28 @@ def add_training_clicks(
         step: number of this simulated click, from 1.
 
     Returns:
-        (B, 2N, 3) on the device of `points`.
+        A function that gives (B, 2N, 3) on the device of `points`.
     """
-    truth, maps, old = target[:, 0].cpu().numpy(), prob[:, 0].float().cpu().numpy(), points.cpu().numpy()
+    device = points.device
+    missed, wrong = training_errors(target[:, 0], prob[:, 0].float())
+    kinds = (missed.to(torch.uint8) + 2 * wrong.to(torch.uint8)).to("cpu", non_blocking=True)
+    old = points.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event() if device.type == "cuda" else None
+    if arrived:
+        arrived.record()
 
     def one(i: int) -> np.ndarray:
-        rng = np.random.default_rng((_CLICK_PIXEL, *keys[i], step))
-        return next_click_random(truth[i], maps[i], old[i], rng, loss.click_rows, step)
+        kind, rng = kinds[i].numpy(), np.random.default_rng((_CLICK_PIXEL, *keys[i], step))
+        return next_click_random(kind == 1, kind == 2, old[i].numpy(), rng, loss.click_rows, step)
 
-    return torch.from_numpy(np.stack(list(_POOL.map(one, range(len(keys)))))).to(points.device)
+    def drawn() -> torch.Tensor:
+        if arrived:
+            arrived.synchronize()
+        new = torch.from_numpy(np.stack(list(_POOL.map(one, range(len(keys))))))
+        # Memory that is not pinned would have to wait for all that the device still has to do.
+        return new.pin_memory().to(device, non_blocking=True) if arrived else new
+
+    return drawn
 
 
 def drop_previous(prob: torch.Tensor, keys: list[tuple[int, ...]], probability: float, step: int) -> torch.Tensor:
@@ -131,20 +148,22 @@ def icl_step(
     result = StepResult()
     prev = torch.zeros_like(batch.target, dtype=torch.float32)
     points = batch.points
+    values: list[torch.Tensor] = []
     for i in range(steps):
         last = i == steps - 1
         with nullcontext() if last and sync_last else no_sync():
             logits = model(batch.image, prev, points)
+            prob = torch.sigmoid(logits.detach().float())
+            result.prob, result.points = prob, points
+            draw = None if last else begin_training_clicks(batch.target, prob, points, batch.keys, loss, i + 1)
             value = normalized_focal_loss(logits, batch.target, loss.alpha, loss.gamma).mean()
-            weighted = loss.weights[i] * value
-            backward(weighted)
-        result.losses.append(float(value.detach()))
-        result.total += float(weighted.detach())
-        prob = torch.sigmoid(logits.detach().float())
-        result.prob, result.points = prob, points
-        if not last:
-            points = add_training_clicks(batch.target, prob, points, batch.keys, loss, i + 1)
+            backward(loss.weights[i] * value)
+        values.append(value.detach())
+        if draw:
+            points = draw()
             prev = drop_previous(prob, batch.keys, loss.prev_mask_drop_prob, i + 1)
+    result.losses = torch.stack(values).tolist()  # only here, as reading a loss waits for the device
+    result.total = sum(weight * value for weight, value in zip(loss.weights, result.losses, strict=False))
     return result
 
 
@@ -169,7 +188,7 @@ def iter_mask_step(
     with torch.no_grad():
         for i in range(passes):
             prev = torch.sigmoid(model(batch.image, prev, points).float())
-            points = add_training_clicks(batch.target, prev, points, batch.keys, loss, i + 1)
+            points = begin_training_clicks(batch.target, prev, points, batch.keys, loss, i + 1)()
     model.train(training)
     if passes:
         prev = drop_previous(prev, batch.keys, loss.prev_mask_drop_prob, passes)

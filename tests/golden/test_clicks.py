@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from pipeline.clicks.batched import training_errors
 from pipeline.clicks.encode import Click
 from pipeline.clicks.simulate import add_click, click_region, next_click_center
 
@@ -27,7 +29,9 @@ def test_next_click_at_evaluation(case: dict) -> None:
 def test_training_click(case: dict) -> None:
     i = f"{case['i']:03d}"
     prob = ARRAYS[f"train_pred_u8_{i}"].astype(np.float32) / np.float32(CASES["train_pred_scale"])
-    region = click_region(ARRAYS[f"train_gt_{i}"], prob)
+    truth = torch.from_numpy(ARRAYS[f"train_gt_{i}"])
+    missed, wrong = training_errors(truth, torch.from_numpy(prob))
+    region = click_region(missed.numpy(), wrong.numpy())
     if case["positive"] is None:
         assert region is None
         return

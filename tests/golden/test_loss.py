@@ -45,7 +45,7 @@ def test_icl_losses_and_parameter_gradients(golden: Path, device: str, monkeypat
         [(0,), (1,)],
     )
     # The recorded clicks stand in for the random ones.
-    monkeypatch.setattr(icl, "add_training_clicks", lambda *args: points[args[5]])
+    monkeypatch.setattr(icl, "begin_training_clicks", lambda *args: lambda: points[args[5]])
     result = icl.icl_step(model, batch, config.Loss(weights=(1.0, 2.0, 3.0)), 3, backward=torch.Tensor.backward)
     np.testing.assert_allclose(result.losses, data["icl_step_losses"], rtol=1e-5)
     assert result.total == pytest.approx(float(data["icl_total"]), rel=1e-5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -64,10 +67,41 @@ def test_every_parameter_is_trained(batch: icl.ClickBatch) -> None:
 
 def test_clicks_depend_on_keys_only(batch: icl.ClickBatch) -> None:
     prob = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(3))
-    both = icl.add_training_clicks(batch.target, prob, batch.points, batch.keys, config.Loss(), 1)
-    second = icl.add_training_clicks(batch.target[1:], prob[1:], batch.points[1:], batch.keys[1:], config.Loss(), 1)
-    assert torch.equal(both[1:], second)
+    both = icl.begin_training_clicks(batch.target, prob, batch.points, batch.keys, config.Loss(), 1)()
+    last = batch.target[1:], prob[1:], batch.points[1:], batch.keys[1:]
+    assert torch.equal(both[1:], icl.begin_training_clicks(*last, config.Loss(), 1)())
     assert not torch.equal(both, batch.points)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_clicks_are_drawn_while_the_device_goes_backward(
+    batch: icl.ClickBatch, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong is taken before backward runs, and the clicks are asked for after it: the same ones."""
+    said: list[str] = []
+    begin = icl.begin_training_clicks
+
+    def begun(*args: Any) -> Callable[[], torch.Tensor]:
+        said.append("errors")
+        draw = begin(*args)
+
+        def drawn() -> torch.Tensor:
+            said.append("clicks")
+            return draw()
+
+        return drawn
+
+    def backward(loss: torch.Tensor) -> None:
+        said.append("backward")
+        loss.backward()
+
+    monkeypatch.setattr(icl, "begin_training_clicks", begun)
+    image, target, points = (tensor.to(device) for tensor in (batch.image, batch.target, batch.points))
+    moved = icl.ClickBatch(image, target, points, batch.keys)
+    result = icl.icl_step(model().to(device), moved, config.Loss(), 3, backward=backward)
+    assert said == ["errors", "backward", "clicks"] * 2 + ["backward"]
+    assert result.points is not None
+    assert ((result.points[..., 2] >= 1).sum(dim=1) == 2).all()
 
 
 def test_plain_iterative_runs_free_passes_in_eval_mode(batch: icl.ClickBatch) -> None:

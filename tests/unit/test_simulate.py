@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pipeline.clicks.batched import training_errors
 from pipeline.clicks.encode import Click, capacity, decode, empty, encode
 from pipeline.clicks.simulate import add_click, click_region, next_click_center, next_click_random
 
@@ -35,15 +38,50 @@ def test_center_click_lies_on_an_error_and_never_on_a_clicked_pixel(data: st.Dat
     for _ in range(3):
         click = next_click_center(gt, pred, clicks)
         at = int(click.row), int(click.col)
-        errors = ((gt == 1) & ~pred) | ((gt == 0) & pred)
+        wrong = ((gt == 1) & ~pred) | ((gt == 0) & pred)
         for c in clicks:
-            errors[int(c.row), int(c.col)] = False
-        if not errors.any():
+            wrong[int(c.row), int(c.col)] = False
+        if not wrong.any():
             assert click == Click(0, 0, False)
             return
-        assert errors[at]
+        assert wrong[at]
         assert click.positive == (gt[at] == 1)
         clicks.append(click)
+
+
+def errors(gt: np.ndarray, prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    missed, wrong = training_errors(torch.from_numpy(gt), torch.from_numpy(prob))
+    return missed.numpy(), wrong.numpy()
+
+
+def scanned(mask: np.ndarray) -> np.ndarray:
+    """The 5x5 chamfer transform (Borgefors, 1986) by two scans in float32, each sum rounded."""
+    height, width = mask.shape
+    far, one, diagonal, knight = np.float32(1e6), np.float32(1), np.float32(1.4), np.float32(2.1969)
+    steps = [(0, -1, one), (-1, 0, one), (-1, -1, diagonal), (-1, 1, diagonal)]
+    steps += [(-2, -1, knight), (-2, 1, knight), (-1, -2, knight), (-1, 2, knight)]
+    out = np.pad(np.where(mask, far, np.float32(0)), 2, constant_values=far)
+    for sign in (1, -1):
+        for r in range(2, height + 2)[::sign]:
+            for c in range(2, width + 2)[::sign]:
+                out[r, c] = min(out[r, c], *(out[r + sign * y, c + sign * x] + cost for y, x, cost in steps))
+    return out[2:-2, 2:-2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
+def test_training_region_is_the_inner_half_by_rounded_scans(seed: int, height: int, width: int) -> None:
+    """By the distances that the published code drew its training clicks from: those of IPP, as in OpenCV's wheels."""
+    rng = np.random.default_rng(seed)
+    noise = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), rng.uniform(0.6, 9))
+    missed = noise > rng.normal(0, 0.1)
+    region = click_region(missed, np.zeros_like(missed))
+    if not missed.any():
+        assert region is None
+        return
+    distance = scanned(np.pad(missed, 1))[1:-1, 1:-1]
+    assert region is not None
+    assert np.array_equal(region.pixels, distance > distance.max() / np.float32(2))
 
 
 def brute_distance(mask: np.ndarray) -> np.ndarray:
@@ -68,7 +106,7 @@ def test_ignored_pixels_count_as_background_in_training() -> None:
     gt[:, 20:] = -1
     prob = np.zeros((40, 40), np.float32)
     prob[5:35, 22:38] = 0.9  # wrong on ignored pixels only
-    region = click_region(gt, prob)
+    region = click_region(*errors(gt, prob))
     assert region is not None
     assert not region.positive
     assert (gt[region.pixels] == -1).all()
@@ -81,9 +119,9 @@ def test_random_click_falls_into_the_region(seed: int) -> None:
     gt = np.zeros((30, 30), np.int8)
     gt[4:20, 6:25] = 1
     prob = rng.random((30, 30)).astype(np.float32)
-    region = click_region(gt, prob)
+    region = click_region(*errors(gt, prob))
     assert region is not None
-    after = next_click_random(gt, prob, empty(4), rng)
+    after = next_click_random(*errors(gt, prob), empty(4), rng)
     (click,) = decode(after)
     assert region.pixels[int(click.row), int(click.col)]
     assert click.positive == region.positive
@@ -92,7 +130,7 @@ def test_random_click_falls_into_the_region(seed: int) -> None:
 def test_nothing_wrong_adds_no_click() -> None:
     gt = np.ones((8, 8), np.int8)
     before = encode([Click(1, 1, True)], 2)
-    after = next_click_random(gt, np.ones((8, 8), np.float32), before, np.random.default_rng(0))
+    after = next_click_random(*errors(gt, np.ones((8, 8), np.float32)), before, np.random.default_rng(0))
     assert np.array_equal(after, before)
 
 
