@@ -97,7 +97,7 @@ class Refinement:
         self.rois: list[zoom.Box] = []
         self.roi: zoom.Box | None = None
         self.run_ended = False
-        self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI
+        self._crop: tuple[zoom.Box, torch.Tensor] | None = None  # the image's crop at a ROI, perhaps with its mirror
         self._runs = 0  # runs of the current click
         self._before: tuple[torch.Tensor, zoom.Box] | None = None  # binary mask of the run before, same click
 
@@ -141,33 +141,38 @@ class Refinement:
         self.roi = zoom.next_roi(self.roi, found, self.clicks, self.size, self.cfr)
         return Look(self.roi, tuple(self.clicks), self.cfr.crop, self.cfr.flip)
 
-    def cut(self) -> RunInput:
-        """Cut the input of the run that `look` decided."""
+    def cut(self, out: tuple[torch.Tensor, torch.Tensor] | None = None) -> RunInput:
+        """Cut the input of the run that `look` decided; `out`: the memory its image and map are to lie in."""
         assert self.roi is not None, "cut() follows look()"
         roi, side = self.roi, self.cfr.crop
+        images, maps = out or (None, None)
         if self._crop is None or self._crop[0] != roi:
-            self._crop = (roi, self._with_mirror(self.image.crop(roi, side)))
+            self._crop = (roi, self.image.crop(roi, side))
+        image = self._with_mirror(self._crop[1], images)
+        if images is None:
+            self._crop = (roi, image)  # mirrored once for all runs that look there
         if zoom.common(self.part_roi, roi) is None:
             prev_mask = self.part.new_zeros((1, 1, side, side))
         else:
             prev_mask = zoom.resize(zoom.moved(self.part, self.part_roi, roi)[None], side)
-        prev_mask = self._with_mirror(prev_mask)
         clicks = [zoom.scale_click(click, roi, side) for click in self.clicks]
         points = encode(clicks)[None]
         if self.cfr.flip:
             # Mirrored as clicks, not as encoded rows: a click up and left of the crop vanishes, its mirror image need
             # not.
             points = np.concatenate([points, encode([zoom.mirror_click(click, side) for click in clicks])[None]])
-        return RunInput(self._crop[1], prev_mask, torch.from_numpy(points))
+        return RunInput(image, self._with_mirror(prev_mask, maps), torch.from_numpy(points))
 
     def next_input(self) -> RunInput:
         """Decide the ROI anew and cut the input of the next run."""
         self.look()
         return self.cut()
 
-    def _with_mirror(self, maps: torch.Tensor) -> torch.Tensor:
-        """(1, C, S, S) maps followed by their mirror image, when cfr.flip."""
-        return torch.cat([maps, maps.flip(3)]) if self.cfr.flip else maps
+    def _with_mirror(self, maps: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        """(1, C, S, S) maps followed by their mirror image when cfr.flip; maps that have it already stay so."""
+        if out is None:
+            return torch.cat([maps, maps.flip(3)]) if self.cfr.flip and len(maps) == 1 else maps
+        return torch.cat([maps[:1], maps[:1].flip(3)] if self.cfr.flip else [maps], out=out)
 
     def accept(self, logits: torch.Tensor) -> None:
         """Take the (K, 1, S, S) float32 logits of the run that `next_input` described."""

@@ -25,7 +25,7 @@ from pipeline.clicks.encode import Click, empty
 from pipeline.config import Cfr, Eval
 from pipeline.errors import describe
 from pipeline.evaluate.cfr import Replay, Session
-from pipeline.evaluate.refinement import Look, Photo, RunInput
+from pipeline.evaluate.refinement import Look, Photo
 from pipeline.evaluate.zoom import Box
 
 Observer = Callable[[Any, Session | Replay], None]
@@ -207,12 +207,11 @@ def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, 
     since = time.perf_counter()
     try:
         with torch.inference_mode():
-            runs = [one.entries[0].session.cut() for one in passes]
-            images = _joined([run.image for run in runs], memory)
-            prev_masks = _joined([run.prev_mask for run in runs], memory)
-            logits = model(images, prev_masks, join_points(runs).to(device))
-            parts = logits.float().split([len(run.image) for run in runs])
-            maps = [one.entries[0].session.paste(part) for one, part in zip(passes, parts, strict=True)]
+            sessions = [one.entries[0].session for one in passes]
+            images, prev_masks, points = _inputs(sessions, *passes[0].shape, device, memory)
+            logits = model(images, prev_masks, points.to(device))
+            parts = logits.float().chunk(len(passes))
+            maps = [session.paste(part) for session, part in zip(sessions, parts, strict=True)]
             if images.is_cuda:
                 torch.cuda.synchronize(images.device)  # the pass's time is its own
     except Exception as error:  # of whatever kind: it belongs to these settings, and the others go on
@@ -232,14 +231,22 @@ def forward(model: Network, passes: Sequence[Pass], device: torch.device | str, 
         _deliver(one, probability, seconds, "")
 
 
-def _joined(parts: Sequence[torch.Tensor], memory: Memory) -> torch.Tensor:
-    """Tensors of equal items as one, in memory that the next call writes over; a single one as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    count, item = sum(map(len, parts)), tuple(parts[0].shape[1:])
-    if item not in memory or len(memory[item]) < count:
-        memory[item] = parts[0].new_empty((count, *item))
-    return torch.cat(list(parts), out=memory[item][:count])
+def _inputs(
+    sessions: Sequence[Session | Replay], side: int, flip: bool, device: torch.device | str, memory: Memory
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, maps and clicks of the sessions' next runs as one batch, in memory that the next one writes over."""
+    if len(sessions) == 1:
+        run = sessions[0].cut()
+        return run.image, run.prev_mask, run.points
+    each = 2 if flip else 1
+    count = each * len(sessions)
+    for item in ((3, side, side), (1, side, side)):
+        if item not in memory or len(memory[item]) < count:
+            memory[item] = torch.empty((count, *item), dtype=torch.float32, device=device)
+    images, maps = memory[3, side, side][:count], memory[1, side, side][:count]
+    places = zip(images.split(each), maps.split(each), strict=True)
+    points = [session.cut(out).points for session, out in zip(sessions, places, strict=True)]
+    return images, maps, join_points(points)
 
 
 def bring_lines(sessions: Sequence[Session | Replay]) -> None:
@@ -267,13 +274,12 @@ def _deliver(one: Pass, probability: torch.Tensor | None, seconds: float, error:
     one.owner.left -= 1
 
 
-def join_points(runs: Sequence[RunInput]) -> torch.Tensor:
-    """Click tensors of several runs as one (sum of K, 2 N, 3) tensor, N being the largest; the rest is unused rows."""
-    n = max(run.points.shape[1] for run in runs) // 2
-    joined = np.tile(empty(n)[None], (sum(len(run.points) for run in runs), 1, 1))
+def join_points(runs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(K, 2 n, 3) clicks of several runs as one (sum of K, 2 N, 3) tensor, N the largest n; the rest is unused rows."""
+    n = max(points.shape[1] for points in runs) // 2
+    joined = np.tile(empty(n)[None], (sum(map(len, runs)), 1, 1))
     at = 0
-    for run in runs:
-        points, own = run.points.numpy(), run.points.shape[1] // 2
+    for points, own in ((run.numpy(), run.shape[1] // 2) for run in runs):
         joined[at : at + len(points), :own] = points[:, :own]
         joined[at : at + len(points), n : n + own] = points[:, own:]
         at += len(points)

@@ -137,6 +137,6 @@ def forward(predictor: Predictor, runs: Sequence[RunInput]) -> list[torch.Tensor
             run = runs[0]
             return [predictor.network(run.image, run.prev_mask, run.points)]
         images, maps = torch.cat([run.image for run in runs]), torch.cat([run.prev_mask for run in runs])
-        cpu = [RunInput(run.image, run.prev_mask, run.points.cpu()) for run in runs]
-        logits = predictor.network(images, maps, join_points(cpu).to(predictor.device))
+        points = join_points([run.points.cpu() for run in runs])
+        logits = predictor.network(images, maps, points.to(predictor.device))
         return list(logits.split([len(run.image) for run in runs]))

@@ -10,7 +10,6 @@ from pipeline.clicks.encode import Click
 from pipeline.config import Cfr, Eval
 from pipeline.evaluate.batch import evaluate_objects
 from pipeline.evaluate.cfr import Session
-from pipeline.evaluate.refinement import RunInput
 from pipeline.evaluate.shared import ObjectResult, Target, join_points
 from tests.made import SIDE, Scripted, scene
 
@@ -168,9 +167,8 @@ def test_seconds_add_up() -> None:
 
 
 def test_points_are_padded_per_polarity() -> None:
-    image, prev = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     few = torch.tensor([[[1.0, 2.0, 0.0], [3.0, 4.0, 1.0]]])
     many = torch.arange(12.0).reshape(1, 4, 3)
-    joined = join_points([RunInput(image, prev, few), RunInput(image, prev, many)])
+    joined = join_points([few, many])
     assert joined[1].tolist() == many[0].tolist()
     assert joined[0].tolist() == [[1, 2, 0], [-1, -1, -1], [3, 4, 1], [-1, -1, -1]]
