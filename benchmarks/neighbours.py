@@ -3,26 +3,31 @@
     python -m benchmarks.neighbours [--root ../shared/data/sample] [--steps 120]
 
 Samples per second are medians of what the runs log, without their first 20 steps; an evaluation's rate is the clicks
-per second of its summary (24 photographs, CFR-0 and CFR-1). Waiting threads that spin take the
-cores from the other run: GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
+per second of its summary (24 photographs, CFR-0). The training beside it lasts longer, and what counts of it are the
+steps that it logs while the evaluation clicks. Waiting threads that spin take the cores from the other run:
+GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import jobs  # noqa: F401, sets what the runs find in their environment
 from benchmarks.stream import commit, processor
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards
+
+START = 20.0  # seconds until both jobs of a pair are at work
 
 
 def training(data: str, out: str, steps: int) -> list[str]:
@@ -31,22 +36,32 @@ def training(data: str, out: str, steps: int) -> list[str]:
 
 
 def evaluation(checkpoint: str, root: str, out: str) -> list[str]:
-    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "1", "--no-tracking"]
+    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "--no-tracking"]
     return ["jobs.evaluate", *options, "--out", out]
 
 
-def together(*commands: list[str]) -> None:
-    """Run jobs that are started at once to their ends."""
-    runs = [subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL) for words in commands]
-    ended = [run.wait() for run in runs]
-    if any(ended):
+def started(words: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL)
+
+
+def together(*commands: list[str]) -> list[float]:
+    """Run jobs that are started at once to their ends; when each of them ended, in the order of their ends."""
+    runs, ends = [started(words) for words in commands], []
+    while len(ends) < len(runs):
+        time.sleep(0.2)
+        ends += [time.time()] * (sum(run.poll() is not None for run in runs) - len(ends))
+    if any(run.returncode for run in runs):
         raise SystemExit("a job failed")
+    return ends
 
 
-def samples_per_second(run: str) -> float:
+def samples_per_second(run: str, since: float = 0.0, until: float = math.inf) -> float:
+    """The median of what a training logged between two times of the clock."""
     rows = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
-    logged = [value for row in rows for key, value in row.items() if "samples" in key]
-    return statistics.median(logged[1:])
+    logged = [
+        row["time/samples_per_s"] for row in rows if "time/samples_per_s" in row and since < row["time"] / 1e3 < until
+    ]
+    return statistics.median(logged if since else logged[1:])
 
 
 def clicks_per_second(out: str) -> float:
@@ -68,8 +83,12 @@ def main() -> None:
         together(training(data, out["alone"], options.steps))
         together(training(data, out["first"], options.steps), training(data, out["second"], options.steps))
         together(evaluation(out["alone"], options.root, out["one"]))
-        together(training(data, out["beside"], options.steps), evaluation(out["alone"], options.root, out["other"]))
-        alone, beside = samples_per_second(out["alone"]), samples_per_second(out["beside"])
+        longer = training(data, out["beside"], 2 * options.steps)
+        since = time.time() + START
+        until, last = together(evaluation(out["alone"], options.root, out["other"]), longer)
+        if last - until < START:
+            print("The training ended too soon: --steps has to be larger.", file=sys.stderr)
+        alone, beside = samples_per_second(out["alone"]), samples_per_second(out["beside"], since, until)
         both = [samples_per_second(out[name]) for name in ("first", "second")]
         clicking, clicking_beside = clicks_per_second(out["one"]), clicks_per_second(out["other"])
     print("| GOMP_SPINCOUNT | alone, samples/s | two at once | their sum | of one alone |\n|---:|---:|---:|---:|---:|")

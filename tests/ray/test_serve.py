@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import requests
 
+from jobs import evaluate, prepare
 from jobs import serve as command
 from pipeline import Predictor
 from pipeline.config import Eval
 from pipeline.data.images import decode_sample
+from pipeline.data.manifest import load_manifest, read_group
 from pipeline.data.readers import open_reader
-from pipeline.data.readers.coco_instances import CocoInstancesReader
 from pipeline.engine import lease
 from pipeline.errors import UserError
 from pipeline.evaluate.batch import evaluate_objects
@@ -34,7 +36,10 @@ from pipeline.evaluate.results import decode_mask
 from pipeline.evaluate.shared import Target
 from tests.conftest import ROOT, Exits
 
-OBJECTS, CLICKS = 4, 3
+CLICKS, CLIENTS = 3, 4
+
+
+Objects = list[tuple[str, list[dict[str, Any]], list[np.ndarray]]]
 
 
 def free_port() -> int:
@@ -70,12 +75,12 @@ def whole(answer: dict[str, Any], size: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def recorded(photos: Path) -> list[tuple[str, list[dict[str, Any]], list[np.ndarray]]]:
-    """File, clicks and masks after each click of the first objects, as `jobs.evaluate` computes them."""
+def recorded(photos: Path) -> Objects:
+    """File, clicks and masks after each click of every photograph's object, as `jobs.evaluate` computes them."""
     reader = open_reader("folder", str(photos))
-    samples = [decode_sample(reader.read(item)) for item in reader.items()[:OBJECTS]]
+    samples = [decode_sample(reader.read(item)) for item in reader.items()]
     predictor = Predictor.load("small")
-    found: dict[int, tuple[list[Any], list[np.ndarray]]] = {n: ([], []) for n in range(OBJECTS)}
+    found: dict[int, tuple[list[Any], list[np.ndarray]]] = {n: ([], []) for n in range(len(samples))}
 
     def keep(number: int, session: Session | Replay) -> None:
         clicks, masks = found[number]
@@ -99,7 +104,9 @@ def recorded(photos: Path) -> list[tuple[str, list[dict[str, Any]], list[np.ndar
     ]
 
 
-def test_masks_of_an_evaluation_by_several_people_and_over_a_lost_replica(shared: Path, tmp_path: Path) -> None:
+def test_masks_of_an_evaluation_by_several_people_and_over_a_lost_replica(
+    shared: Path, ray_session: None, exits: Exits, tmp_path: Path
+) -> None:
     photos, out = shared / "data" / "sample" / "eval", tmp_path / "out"
     objects = recorded(photos)
     with served("--images", str(photos / "img"), "--out", str(out), "--replicas", "2") as (url, job):
@@ -119,8 +126,8 @@ def test_masks_of_an_evaluation_by_several_people_and_over_a_lost_replica(shared
             saved = requests.put(f"{url}/api/results/{name}/one", json=body, timeout=120)
             assert saved.status_code == 200, saved.text
 
-        with ThreadPoolExecutor(OBJECTS) as pool:
-            list(pool.map(click, range(OBJECTS)))
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(click, range(len(objects))))
         with pytest.raises(UserError, match="is being written by"), lease.held(str(out), "a test"):
             pass
         kill_replica(job.pid)
@@ -136,11 +143,24 @@ def test_masks_of_an_evaluation_by_several_people_and_over_a_lost_replica(shared
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=10)
     assert not (out / lease.FILE).exists()
-    assert len(json.loads((out / "annotations.json").read_text())["annotations"]) == OBJECTS
-    reader = CocoInstancesReader(str(out))
-    read = {Path(item.image).name: decode_sample(reader.read(item)).target(0) == 1 for item in reader.items()}
+    assert len(json.loads((out / "annotations.json").read_text())["annotations"]) == len(objects) == 24
+    read_back(out, objects, exits, tmp_path)
+
+
+def read_back(out: Path, objects: Objects, exits: Exits, tmp_path: Path) -> None:
+    """What was saved is a data set for the commands that the server names at its end."""
+    shards, evaluation = str(tmp_path / "shards"), tmp_path / "evaluation"
+    code, _, said = exits(prepare.job, "coco-instances", "--root", str(out), "--out", shards)
+    assert code == 0, said
+    rows = [row for shard in load_manifest(shards).shards for row in read_group(shards, shard.path, 0)]
+    read = {row.image_id: decode_sample(row).target(0) == 1 for row in rows}
+    assert len(read) == len(objects)
     for name, _, masks in objects:
-        assert np.array_equal(read[name], masks[-1])
+        assert np.array_equal(next(read[key] for key in (name, Path(name).stem) if key in read), masks[-1])
+    words = ["--checkpoint", "small", "--data", f"mine={shards}", "--cfr-steps", "0", "--max-clicks", "2"]
+    code, _, said = exits(evaluate.job, *words, "--no-tracking", "--out", str(evaluation))
+    assert code == 0, said
+    assert pq.read_table(evaluation / "objects.parquet").num_rows == len(objects)
 
 
 def kill_replica(job: int) -> None:
