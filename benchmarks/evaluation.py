@@ -206,7 +206,9 @@ def ties(options: argparse.Namespace, targets: list[Target]) -> None:
         for size, half in [*((size, False) for size in sizes), *((size, True) for size in sizes if options.bf16)]:
             used = time.process_time()
             with forward_precision("bf16" if half else "fp32", torch.device(device)):
-                results = evaluate_objects(model, targets, Cfr(steps=steps), rules, size, device, threads=cores())
+                results = evaluate_objects(
+                    model, targets, Cfr(steps=steps, crop=options.crop), rules, size, device, threads=cores()
+                )
                 found = {r.key: r for r in results}
             passes = sum(sum(r.forwards) for r in found.values())
             cost = f"{1e3 * (time.process_time() - used) / passes:.1f}"
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--ties", action="store_true", help="compare clicks between batch sizes instead")
     parser.add_argument("--bf16", action="store_true", help="with --ties: compare bfloat16 passes too")
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 1], help="n of CFR-n with --ties")
+    parser.add_argument("--crop", type=int, default=Cfr().crop, help="pixels a side with --ties; 128 for small")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--devices", nargs="+", default=devices, choices=devices, help="--ties takes the last")
     options = parser.parse_args()

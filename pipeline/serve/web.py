@@ -124,6 +124,11 @@ def application(annotator: Annotator, names: Sequence[str], token: str = "") -> 
         data = annotator.image(name)
         return Response(data, media_type=type_of(name), headers={"X-Image": sha_of(data)})
 
+    @api.get("/api/shown/{image}")
+    def shown(image: str, name: str | None = None) -> Response:
+        """A known image as PNG, for clients that cannot show its file; `image` and `name` as of a click."""
+        return Response(annotator.picture(image, name).png(), media_type="image/png")
+
     @api.get("/api/thumbnails/{name:path}")
     def small(name: str) -> Response:
         """A JPEG of at most 160 pixels a side."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -230,6 +231,11 @@ def test_each_refusal_is_shown_and_nothing_else_is_lost(page: AnnotatorPage, ser
         page.take(tmp_path / name)
         page.wait(lambda name=name: f"{name}: " in page.notes(), f"word of {name}")
     assert "at most 64 MiB" in page.notes()
+    Image.open(server.images / "bsds_15062.jpg").save(tmp_path / "scan.tif")  # which no browser shows by itself
+    page.take(tmp_path / "scan.tif")
+    page.opened("scan.tif")
+    page.press("forget")
+    page.opened()
 
     shutil.copy(server.images / "bsds_15062.jpg", tmp_path / "dropped photograph.jpg")
     page.take(tmp_path / "dropped photograph.jpg")

@@ -107,6 +107,21 @@ def test_uploads_are_turned_as_exif_says(client: Client) -> None:
     assert answer["name"] == f"upload-{answer['image'][:16]}.jpg"
 
 
+def test_what_a_browser_cannot_show_is_a_png_of_the_same_pixels(client: Client, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photos" / "scan.tif")
+    web = client()
+    shown = web.get("/api/images/scan.tif")
+    assert shown.headers["content-type"] == "image/tiff"
+    sha = shown.headers["x-image"]
+    assert web.get(f"/api/shown/{sha}").json()["upload"] is True
+    folder = web.get(f"/api/shown/{sha}", params={"name": "scan.tif"})
+    assert web.put("/api/uploads", content=shown.content, headers=BYTES).json()["image"] == sha
+    for answer in (folder, web.get(f"/api/shown/{sha}")):
+        assert answer.headers["content-type"] == "image/png"
+        np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(answer.content))), pixels)
+
+
 def bomb() -> bytes:
     data = bytearray(DATA)
     data[16:24] = (50_000).to_bytes(4, "big") * 2

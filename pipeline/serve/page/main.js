@@ -187,9 +187,7 @@ async function open(title, load) {
   render();
   try {
     const picture = await load();
-    await stage.show(picture.blob, stale).catch(() => {
-      throw new Error(`This browser cannot show ${title}: save it as JPEG or PNG.`);
-    });
+    await stage.show(picture.blob, stale).catch(async () => stage.show(await wire.shown(picture), stale)); // a TIFF
     const work = works.get(picture.name) ?? (await begin(picture));
     if (stale()) return;
     now = work;

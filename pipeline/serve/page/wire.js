@@ -40,6 +40,12 @@ export class Wire {
     return { name, title: name, image: answer.headers.get("X-Image") ?? "", blob: await answer.blob(), folder: true };
   }
 
+  /** An image as PNG, where the browser cannot show its file. @param {Picture} picture @returns {Promise<Blob>} */
+  shown(picture) {
+    const address = `api/shown/${picture.image}${picture.folder ? `?name=${encodeURIComponent(picture.name)}` : ""}`;
+    return this.#known(picture, async () => (await this.#send("GET", address)).blob());
+  }
+
   /** @param {string} name */
   thumbnail = async (name) => (await this.#send("GET", `api/thumbnails/${path(name)}`)).blob();
 
