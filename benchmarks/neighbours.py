@@ -3,8 +3,8 @@
     python -m benchmarks.neighbours [--root ../shared/data/sample] [--steps 120]
 
 Samples per second are medians of what the runs log, without their first 20 steps; an evaluation's rate is the clicks
-per second of its summary (24 photographs, CFR-0 and CFR-1). The training beside it lasts longer, and what counts of it are the
-steps that it logs while the evaluation clicks. Waiting threads that spin take the cores from the other run:
+per second of its summary (24 photographs, CFR-0 and CFR-1). The training beside it lasts longer, and what counts of it
+are the steps that it logs while the evaluation clicks. Waiting threads that spin take the cores from the other run:
 GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
 """
 
