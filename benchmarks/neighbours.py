@@ -3,7 +3,7 @@
     python -m benchmarks.neighbours [--root ../shared/data/sample] [--steps 120]
 
 Samples per second are medians of what the runs log, without their first 20 steps; an evaluation's rate is the clicks
-per second of its summary (24 photographs, CFR-0 and CFR-1). The training beside it lasts longer, and what counts of it
+per second of its summary (24 photographs, CFR-0, 4 and 8). The training beside it lasts longer, and what counts of it
 are the steps that it logs while the evaluation clicks. Waiting threads that spin take the cores from the other run:
 GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
 """
@@ -36,7 +36,7 @@ def training(data: str, out: str, steps: int) -> list[str]:
 
 
 def evaluation(checkpoint: str, root: str, out: str) -> list[str]:
-    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "1", "--no-tracking"]
+    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "4", "8", "--no-tracking"]
     return ["jobs.evaluate", *options, "--out", out]
 
 
