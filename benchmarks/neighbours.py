@@ -36,8 +36,8 @@ def training(data: str, out: str, steps: int) -> list[str]:
 
 
 def evaluation(checkpoint: str, root: str, out: str) -> list[str]:
-    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "4", "8", "--no-tracking"]
-    return ["jobs.evaluate", *options, "--out", out]
+    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "4", "8"]
+    return ["jobs.evaluate", *options, "--no-tracking", "--out", out]
 
 
 def started(words: list[str]) -> subprocess.Popen[bytes]:
