@@ -3,9 +3,9 @@
     python -m benchmarks.neighbours [--root ../shared/data/sample] [--steps 120]
 
 Samples per second are medians of what the runs log, without their first 20 steps; an evaluation's rate is the clicks
-per second of its summary (24 photographs, CFR-0, 4 and 8). The training beside it lasts longer, and what counts of it
-are the steps that it logs while the evaluation clicks. Waiting threads that spin take the cores from the other run:
-GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
+per second of its summary (24 photographs, CFR-0 to CFR-2 of `small`). The training beside it lasts longer, and what
+counts of it are the steps that it logs while the evaluation clicks. Waiting threads that spin take the cores from the
+other run: GOMP_SPINCOUNT in the environment says for how long they do (`pipeline/engine/__init__.py`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jobs  # noqa: F401, sets what the runs find in their environment
 from benchmarks.stream import commit, processor
 from pipeline.data.readers import open_reader
 from pipeline.data.shards import write_shards
 
-START = 30.0  # seconds until both jobs of a pair are at work
+START = 10.0  # seconds until an evaluation clicks
 
 
 def training(data: str, out: str, steps: int) -> list[str]:
@@ -35,24 +36,33 @@ def training(data: str, out: str, steps: int) -> list[str]:
     return ["jobs.train", "tiny", *options, "--out", out]
 
 
-def evaluation(checkpoint: str, root: str, out: str) -> list[str]:
-    options = ["--checkpoint", checkpoint, "--data", f"sample={root}/eval", "--cfr-steps", "0", "4", "8"]
+def evaluation(root: str, out: str) -> list[str]:
+    options = ["--checkpoint", "small", "--data", f"sample={root}/eval", "--cfr-steps", "0", "1", "2"]
     return ["jobs.evaluate", *options, "--no-tracking", "--out", out]
 
 
-def started(words: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL)
+def started(words: list[str], **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", *words], text=True, **{"stdout": subprocess.DEVNULL, **more})
 
 
-def together(*commands: list[str]) -> list[float]:
-    """Run jobs that are started at once to their ends; when each of them ended, in the order of their ends."""
-    runs, ends = [started(words) for words in commands], []
-    while len(ends) < len(runs):
-        time.sleep(0.2)
-        ends += [time.time()] * (sum(run.poll() is not None for run in runs) - len(ends))
-    if any(run.returncode for run in runs):
+def ended(*runs: subprocess.Popen[str]) -> None:
+    if any(run.wait() for run in runs):
         raise SystemExit("a job failed")
-    return ends
+
+
+def evaluated_beside(evaluation: list[str], training: list[str]) -> tuple[float, float]:
+    """Evaluate while a training is at work, and wait for both; when the evaluation clicked, by the clock."""
+    run = started(training, stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    next(line for line in run.stdout if line.startswith("training: "))
+    since = time.time() + START
+    ended(started(evaluation))
+    until = time.time()
+    if run.poll() is not None:
+        raise SystemExit("The training ended before the evaluation: --steps has to be larger.")
+    run.communicate()
+    ended(run)
+    return since, until
 
 
 def samples_per_second(run: str, since: float = 0.0, until: float = math.inf) -> float:
@@ -62,7 +72,7 @@ def samples_per_second(run: str, since: float = 0.0, until: float = math.inf) ->
         row["time/samples_per_s"] for row in rows if "time/samples_per_s" in row and since < row["time"] / 1e3 < until
     ]
     if len(logged) < 2:
-        raise SystemExit("A training logged too little while the other job ran: --steps has to be larger.")
+        raise SystemExit("A training logged too little while the evaluation clicked.")
     return statistics.median(logged if since else logged[1:])
 
 
@@ -82,12 +92,11 @@ def main() -> None:
         data = f"{folder}/data"
         write_shards(open_reader("coco-lvis", options.root, "train"), data, "train")
         out = {name: f"{folder}/{name}" for name in ("alone", "first", "second", "beside", "one", "other")}
-        together(training(data, out["alone"], options.steps))
-        together(training(data, out["first"], options.steps), training(data, out["second"], options.steps))
-        together(evaluation(out["alone"], options.root, out["one"]))
-        longer = training(data, out["beside"], 3 * options.steps)
-        since = time.time() + START
-        until, _ = together(evaluation(out["alone"], options.root, out["other"]), longer)
+        ended(started(training(data, out["alone"], options.steps)))
+        ended(*(started(training(data, out[name], options.steps)) for name in ("first", "second")))
+        ended(started(evaluation(options.root, out["one"])))
+        longer = training(data, out["beside"], 4 * options.steps)
+        since, until = evaluated_beside(evaluation(options.root, out["other"]), longer)
         alone, beside = samples_per_second(out["alone"]), samples_per_second(out["beside"], since, until)
         both = [samples_per_second(out[name]) for name in ("first", "second")]
         clicking, clicking_beside = clicks_per_second(out["one"]), clicks_per_second(out["other"])
