@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from selenium.common.exceptions import ElementClickInterceptedException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -58,7 +59,7 @@ window.fetch = async (...all) => {
 def wait(what: str, found: Callable[[], Any], seconds: float = 300) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, ElementClickInterceptedException):  # a window on its way
             if value := found():
                 return value
         time.sleep(0.3)
@@ -202,7 +203,7 @@ def test_a_click_and_a_negative_click_become_a_submitted_mask(
     driver.find_element(By.XPATH, "//label[contains(., 'Auto-Annotation')]").click()
     find("[data-testid=bottombar-settings-button]")[0].click()
     keep = "//label[contains(., 'Keep label selected after creating a region')]"
-    wait("the settings", lambda: driver.find_elements(By.XPATH, keep))[0].click()
+    wait("the settings", lambda: [label.click() for label in driver.find_elements(By.XPATH, keep)])
     time.sleep(1)  # until the window stands still
     shot("0-settings")
     ActionChains(driver).send_keys(Keys.ESCAPE).perform()
