@@ -93,7 +93,7 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self._names:
+        if _name_of(host) not in self._names:
             raise Refused(403, "This server has another name: start it with --names NAME to be reached by this one.")
         origin = headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
@@ -115,6 +115,14 @@ class Guard:
                 raise Refused(415, f"Content-Type must be {wanted} here, not {kind or 'missing'}.")
 
 
+def _name_of(host: str) -> str:
+    """The name in a Host header, "" of none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def _sent_token(headers: Headers) -> bytes:
     """The token of a request: a bearer's, or the password of basic authentication."""
     kind, _, value = headers.get("authorization", "").partition(" ")
@@ -130,7 +138,7 @@ def _sent_token(headers: Headers) -> bytes:
 
 def _check_length(headers: Headers, most: int) -> None:
     length = headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > most:
+    if not length.isdecimal() or int(length) > most:
         raise Refused(413, too_long(most))
 
 

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import requests
 
@@ -28,6 +28,7 @@ OWN_PATHS = re.compile(
 """Paths of Label Studio that give images."""
 FRESH_SECONDS = 60.0  # after which an image is looked for again
 SECONDS = 60.0  # that Label Studio may take for one image
+UNKNOWN_PLACE = "The task does not say where its image lies in a way that is known here: /data/..., a path or a URL."
 FETCHED = "Label Studio (--label-studio-url)"
 
 
@@ -40,7 +41,10 @@ class LabelStudio:
         Raises:
             UserError: no such address.
         """
-        parts = urlsplit(url.strip())
+        try:
+            parts = urlsplit(url.strip())
+        except ValueError:  # half an IPv6 address
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise UserError(f"--label-studio-url is an address such as http://localhost:8080, not {parts.hostname!r}.")
         self.origin, self._prefix = _origin(url), parts.path.rstrip("/")
@@ -48,7 +52,7 @@ class LabelStudio:
 
     def path(self, reference: str, task: int) -> str | None:
         """The path and query to ask for an image, None of one that does not lie at this Label Studio."""
-        parts = urlsplit(reference)
+        parts = _split(reference)
         if parts.scheme in CLOUDS:
             coded = base64.urlsafe_b64encode(reference.encode()).decode()
             return f"{self._prefix}/tasks/{task}/resolve/?fileuri={coded}"
@@ -99,6 +103,14 @@ class LabelStudio:
             raise Refused(503, f"{FETCHED} does not answer ({type(error).__name__}): is it running?") from error
 
 
+def _split(reference: str) -> SplitResult:
+    """Raises: Refused: no path and no URL (422)."""
+    try:
+        return urlsplit(reference)
+    except ValueError as error:
+        raise Refused(422, UNKNOWN_PLACE) from error
+
+
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -140,15 +152,13 @@ def image_path(reference: str) -> tuple[str, bool]:
     Raises:
         Refused: it says no path (422).
     """
-    parts = urlsplit(reference)
+    parts = _split(reference)
     path, query = unquote(parts.path), parse_qs(parts.query)
     inner = query.get("d") if path.rstrip("/").endswith("/data/local-files") else query.get("filepath")
     path = inner[-1] if inner else path
     names = [name for name in path.split("/") if name not in ("", ".")]
     if not names or ".." in names or parts.scheme == "data":
-        raise Refused(
-            422, "The task does not say where its image lies in a way that is known here: /data/..., a path or a URL."
-        )
+        raise Refused(422, UNKNOWN_PLACE)
     uploaded = re.search(r"(^|/)upload/\d+/[^/]+$", path) is not None
     return (names[-1], True) if uploaded else ("/".join(names), False)
 

@@ -111,7 +111,7 @@ class Results:
             others = {one["image_sha256"] for one in self._objects.get(name, {}).values()}
             if others - {saved.fields["image_sha256"]}:
                 raise Refused(409, f"The objects of {name!r} are of another file of that name: rename this one.")
-            self._keep_image(name, image)
+            self._keep_image(name, image, known=bool(others))
             number = before["number"] if before else 1 + max((one["number"] for one in self._all()), default=0)
             record = {"number": number, **saved.fields, "version": version, "mask": f"masks/{name}/{key}.png"}
             storage.write_bytes(self._uri(record["mask"]), saved.png)
@@ -149,11 +149,12 @@ class Results:
                 storage.remove(uri)
                 self._done.discard(name)
 
-    def _keep_image(self, name: str, data: bytes) -> None:
+    def _keep_image(self, name: str, data: bytes, known: bool) -> None:
+        """`known`: there are objects of this very file."""
         uri = self._uri("images", name)
         if not storage.exists(uri):
             storage.write_bytes(uri, data)
-        elif storage.size_of(uri) != len(data):
+        elif storage.size_of(uri) != len(data) or (not known and storage.read_bytes(uri) != data):
             raise Refused(409, f"OUT/images holds another file {name!r}: rename this one.")
 
     def _all(self) -> Iterator[dict[str, Any]]:

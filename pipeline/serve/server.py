@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import BackpressureConfig, ProxyLocation
 from ray.serve.schema import LoggingConfig
@@ -22,7 +23,7 @@ from pipeline.config.serving import ServeConfig
 from pipeline.engine import stop
 from pipeline.engine.device import on_gpu
 from pipeline.engine.preflight import check_everywhere, require
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError, describe
 from pipeline.serve.app import App, RemoteClerk, Replica, load, start_clerk
 from pipeline.serve.guard import is_loopback, served_names
 from pipeline.serve.label_studio_images import LabelStudio
@@ -117,6 +118,7 @@ def served(checked: Checked) -> Iterator[str]:
 
     Raises:
         UserError: another server runs on the cluster, or it has too few CPUs or GPUs.
+        Unavailable: Ray Serve did not start.
     """
     config = checked.config
     gpu = on_gpu(config.device, False)
@@ -132,11 +134,14 @@ def served(checked: Checked) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     clerk = start_clerk(config.out)
     quiet = LoggingConfig(enable_access_log=False)
-    serve.start(
-        proxy_location=ProxyLocation.HeadOnly,
-        http_options={"host": config.host, "port": config.port},
-        logging_config=quiet,
-    )
+    try:
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options={"host": config.host, "port": config.port},
+            logging_config=quiet,
+        )
+    except (RayError, RuntimeError, TimeoutError) as error:  # on a machine that is too busy to start it in time
+        raise Unavailable(f"Ray Serve did not start ({describe(error)}): start the server again.") from error
     try:
         app = App.options(  # pyright: ignore[reportAttributeAccessIssue]
             num_replicas=config.replicas,

@@ -62,6 +62,7 @@ def test_an_image_of_the_folder(reference: str, name: str) -> None:
         ("/data/local-files/?d=cats/%2e%2e/a.jpg", 422),
         ("/data/local-files/?d=", 404),
         ("data:image/png;base64,iVBORw0KGgo=", 422),
+        ("http://[half/a.jpg", 422),
         ("", 422),
     ],
 )
@@ -106,7 +107,9 @@ def test_label_studio_below_a_path() -> None:
     assert studio.path("/data/upload/1/a.jpg", 1) == "/studio/data/upload/1/a.jpg"
 
 
-@pytest.mark.parametrize("url", ["", "studio.example", "ftp://studio.example", "http://", "http://a:b@studio.example"])
+@pytest.mark.parametrize(
+    "url", ["", "studio.example", "ftp://studio.example", "http://", "http://[", "http://a:b@studio.example"]
+)
 def test_no_address(url: str) -> None:
     with pytest.raises(UserError, match="--label-studio-url"):
         LabelStudio(url)

@@ -149,6 +149,17 @@ def test_uploads_have_results_too(annotator: Annotator, tmp_path: Path) -> None:
     assert np.array_equal(again.answer(Asked(SHAS[0], name, CLICKS)).mask, predicted(0, CLICKS))
 
 
+def test_an_image_that_out_holds_already_is_kept_when_it_is_another(annotator: Annotator, tmp_path: Path) -> None:
+    """Of the same size too, as long as no object tells what it is."""
+    kept = tmp_path / "out" / "images" / NAMES[0]
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(ROWS[0].image[:-1] + b"x")
+    with pytest.raises(Refused, match="holds another file"):
+        annotator.save(asked(0, CLICKS), "one", "", None)
+    kept.write_bytes(ROWS[0].image)
+    annotator.save(asked(0, CLICKS), "one", "", None)
+
+
 def test_holds_are_forgotten() -> None:
     now = [0.0]
     holds = Holds(lambda: now[0])
