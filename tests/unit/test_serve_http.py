@@ -169,7 +169,6 @@ def test_what_is_no_image(client: Client, data: bytes, status: int, message: str
         ("GET", "/nowhere", {}, 404, "see /api"),
         ("GET", "/api/settings", {"headers": {"Host": "evil.example"}}, 403, "another name"),
         ("GET", "/api/settings", {"headers": {"Host": "["}}, 403, "another name"),
-        ("POST", "/api/masks", {"json": {}, "headers": {"Content-Length": "²".encode("latin-1")}}, 413, "too large"),
         ("GET", "/api/settings", {"headers": {"Origin": "http://evil.example"}}, 403, "another site"),
         ("POST", "/api/masks", {"json": {}, "headers": {"Origin": "null"}}, 403, "another site"),
     ],
