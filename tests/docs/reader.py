@@ -90,7 +90,7 @@ def environment(folder: Path) -> dict[str, str]:
     programs = folder / ".programs"
     programs.mkdir(exist_ok=True)
     program = programs / "cfr-icl"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m jobs "$@"\n')
+    program.write_text(f"#!{sys.executable}\nfrom jobs.__main__ import main\nmain()\n")
     program.chmod(0o755)
     path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
     return {**os.environ, "PATH": os.pathsep.join(path), "PYTHONPATH": str(ROOT)}
