@@ -1,16 +1,24 @@
-"""The annotator's server where the engine does not start it."""
+"""The annotator's server: passes of several people together, and an engine that does not start it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from ray.exceptions import RayActorError
 
+from pipeline import Predictor
+from pipeline.clicks.encode import Click
+from pipeline.config import Cfr
 from pipeline.config.serving import ServeConfig
 from pipeline.errors import Unavailable
+from pipeline.evaluate.refinement import Refinement
 from pipeline.serve import server
+from pipeline.serve.app import forward
+from tests.made import SIDE, small_model
 
 
 def test_an_engine_too_busy_to_serve_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +36,20 @@ def test_an_engine_too_busy_to_serve_is_told_in_one_sentence(tmp_path: Path, mon
     said = pytest.raises(Unavailable, match=r"Ray Serve did not start \(.*proxy died.*\): start the server again")
     with said, server.served(checked):
         pass
+
+
+def test_passes_of_several_people_are_those_of_each_alone() -> None:
+    """Objects with different numbers of clicks, as `--batch-size` puts them together."""
+    predictor = Predictor(small_model(), Cfr(crop=SIDE))
+    rng = np.random.default_rng(0)
+    runs = []
+    for clicks in ([Click(9, 9, True)], [Click(8, 20, True), Click(3, 4, False), Click(30, 5, True)]):
+        image = rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        one = Refinement(image, (50, 60), predictor.cfr, "cpu")
+        one.clicks += clicks
+        runs.append(one.next_input())
+    together = forward(predictor, runs)
+    for logits, run in zip(together, runs, strict=True):
+        (alone,) = forward(predictor, [run])
+        assert logits.shape == alone.shape
+        torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
