@@ -1,4 +1,4 @@
-"""Command lines: prepare, train, tune, evaluate, demo."""
+"""Command lines: a module for each job."""
 
 from pipeline.engine.stop import hear_early
 
