@@ -11,6 +11,7 @@ other run: GOMP_SPINCOUNT in the environment says for how long they do (`pipelin
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import math
 import os
@@ -42,7 +43,11 @@ def evaluation(root: str, out: str) -> list[str]:
 
 
 def started(words: list[str], **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", *words], text=True, **{"stdout": subprocess.DEVNULL, **more})
+    """A job, in a session of its own as in a terminal of its own: Linux shares the cores between sessions first."""
+    options = {"text": True, "start_new_session": True, "stdout": subprocess.DEVNULL, **more}
+    run = subprocess.Popen([sys.executable, "-m", *words], **options)
+    atexit.register(run.terminate)  # Ctrl-C is not heard in another session
+    return run
 
 
 def ended(*runs: subprocess.Popen[str]) -> None:
