@@ -23,7 +23,7 @@ from pipeline.serve.results import Saved
 UPLOAD = re.compile(r"upload-[0-9a-f]{16}\.[a-z]{3,4}")
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 WAITING = 24  # clicks that may be in work or wait in one process; the next one is refused
-READING = 4  # uploads that may be read at a time: each takes up to half a gigabyte
+READING = 4  # images that may be read or written at a time: each takes up to half a gigabyte
 
 
 class Gate:
@@ -131,6 +131,11 @@ class Annotator:
         found = read_picture(data)
         self.clicker.show(found)
         return found
+
+    def shown(self, sha: str, name: str | None) -> bytes:
+        """An image as PNG; see `picture`. Raises: Refused: too many wait (429)."""
+        with self.uploads.entered():
+            return self.picture(sha, name).png()
 
     def answer(self, asked: Asked) -> Answer:
         """The mask of clicks.

@@ -135,14 +135,7 @@ def served(checked: Checked) -> Iterator[str]:
     clerk = start_clerk(config.out)
     quiet = LoggingConfig(enable_access_log=False)
     try:
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options={"host": config.host, "port": config.port},
-            logging_config=quiet,
-        )
-    except (RayError, RuntimeError, TimeoutError) as error:  # on a machine that is too busy to start it in time
-        raise Unavailable(f"Ray Serve did not start ({describe(error)}): start the server again.") from error
-    try:
+        _start(config, quiet)
         app = App.options(  # pyright: ignore[reportAttributeAccessIssue]
             num_replicas=config.replicas,
             ray_actor_options={"num_cpus": 1, "num_gpus": config.gpu if gpu else 0},
@@ -155,9 +148,27 @@ def served(checked: Checked) -> Iterator[str]:
         serve.run(app.bind(replica), name="annotator", route_prefix="/")
         yield checked.url
     finally:
-        serve.shutdown()
-        ray.get(clerk.close.remote())
-        ray.kill(clerk)
+        try:
+            serve.shutdown()
+        finally:  # what was saved is written, whatever becomes of the rest
+            ray.get(clerk.close.remote())
+            ray.kill(clerk)
+
+
+def _start(config: ServeConfig, quiet: LoggingConfig) -> None:
+    """Start Ray Serve.
+
+    Raises:
+        Unavailable: it does not start, as on a machine that is too busy to do it in time.
+    """
+    try:
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options={"host": config.host, "port": config.port},
+            logging_config=quiet,
+        )
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise Unavailable(f"Ray Serve did not start ({describe(error)}): start the server again.") from error
 
 
 def run(checked: Checked) -> None:

@@ -127,7 +127,7 @@ def application(annotator: Annotator, names: Sequence[str], token: str = "") -> 
     @api.get("/api/shown/{image}")
     def shown(image: str, name: str | None = None) -> Response:
         """A known image as PNG, for clients that cannot show its file; `image` and `name` as of a click."""
-        return Response(annotator.picture(image, name).png(), media_type="image/png")
+        return Response(annotator.shown(image, name), media_type="image/png")
 
     @api.get("/api/thumbnails/{name:path}")
     def small(name: str) -> Response:

@@ -234,6 +234,8 @@ def test_each_refusal_is_shown_and_nothing_else_is_lost(page: AnnotatorPage, ser
     Image.open(server.images / "bsds_15062.jpg").save(tmp_path / "scan.tif")  # which no browser shows by itself
     page.take(tmp_path / "scan.tif")
     page.opened("scan.tif")
+    thumbnail = "document.querySelector('#rail [aria-current=true] img')"
+    page.wait(lambda: page.js(f"{thumbnail}.naturalWidth") > 0, "a thumbnail of scan.tif")
     page.press("forget")
     page.opened()
 

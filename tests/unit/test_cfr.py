@@ -117,6 +117,21 @@ def test_flip_makes_a_pair_and_averages_logits() -> None:
     assert session.probability[5, 3].item() == pytest.approx(1 / (1 + np.exp(-4.0)))
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_an_input_is_the_same_in_memory_of_a_batch(flip: bool) -> None:
+    """Before and after the session was cut alone at the same ROI."""
+    target = scene(3)
+    session = Session(target.image, target.truth, Cfr(crop=SIDE, flip=flip), Eval())
+    session.look()
+    count = 2 if flip else 1
+    first, second = ((torch.zeros(count, 3, SIDE, SIDE), torch.ones(count, 1, SIDE, SIDE)) for _ in range(2))
+    before, alone, after = session.cut(first), session.cut(), session.cut(second)
+    for (images, maps), run in ((first, before), (second, after)):
+        assert run.image is images and run.prev_mask is maps
+        assert torch.equal(images, alone.image) and torch.equal(maps, alone.prev_mask)
+        assert torch.equal(run.points, alone.points)
+
+
 def test_a_click_that_leaves_the_crop_at_its_corner_may_stay_in_the_mirror_image() -> None:
     target = scene(4)
     session = Session(target.image, target.truth, Cfr(crop=SIDE, min_crop=8), Eval())

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline import config
+from pipeline.clicks.batched import training_errors
 from pipeline.config import io as config_io
 from pipeline.model.segmenter import ClickSegmenter
 from pipeline.train import icl
@@ -71,6 +72,11 @@ def test_clicks_depend_on_keys_only(batch: icl.ClickBatch) -> None:
     last = batch.target[1:], prob[1:], batch.points[1:], batch.keys[1:]
     assert torch.equal(both[1:], icl.begin_training_clicks(*last, config.Loss(), 1)())
     assert not torch.equal(both, batch.points)
+    for number, (old, new) in enumerate(zip(batch.points, both, strict=True)):
+        (row,) = (old != new).any(dim=1).nonzero().flatten().tolist()
+        at = number, 0, *new[row, :2].long().tolist()
+        missed, wrong = training_errors(batch.target[at], prob[at])
+        assert (missed if row < len(new) // 2 else wrong).item()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

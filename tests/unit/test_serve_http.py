@@ -120,6 +120,7 @@ def test_what_a_browser_cannot_show_is_a_png_of_the_same_pixels(client: Client, 
     for answer in (folder, web.get(f"/api/shown/{sha}")):
         assert answer.headers["content-type"] == "image/png"
         np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(answer.content))), pixels)
+    assert client(uploads=Gate(0, "images")).get(f"/api/shown/{sha}").status_code == 429
 
 
 def bomb() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,14 +29,20 @@ def test_an_engine_too_busy_to_serve_is_told_in_one_sentence(tmp_path: Path, mon
     def none(*_: Any, **__: Any) -> Any:
         raise ValueError("no such actor")
 
+    clerk, ended = Mock(), []
+    monkeypatch.setattr(server, "start_clerk", lambda _: clerk)
     monkeypatch.setattr(server.serve, "start", fails)
+    monkeypatch.setattr(server.serve, "shutdown", lambda: ended.append("serve"))
     monkeypatch.setattr(server.ray, "get_actor", none)
-    for name in ("on_gpu", "require", "check_everywhere", "start_clerk"):
+    monkeypatch.setattr(server.ray, "get", ended.append)
+    monkeypatch.setattr(server.ray, "kill", ended.append)
+    for name in ("on_gpu", "require", "check_everywhere"):
         monkeypatch.setattr(server, name, lambda *_, **__: None)
     checked = server.Checked(ServeConfig(checkpoint="small", out=str(tmp_path)), "")
     said = pytest.raises(Unavailable, match=r"Ray Serve did not start \(.*proxy died.*\): start the server again")
     with said, server.served(checked):
         pass
+    assert ended == ["serve", clerk.close.remote.return_value, clerk]  # nothing is left on the cluster
 
 
 def test_passes_of_several_people_are_those_of_each_alone() -> None:

@@ -335,6 +335,8 @@ function fillThumbnail(made, one, index) {
   const image = the("img", HTMLImageElement, made);
   const load = async () => URL.createObjectURL("blob" in one ? one.blob : await wire.thumbnail(one.name));
   if (!thumbnails.has(one.name)) thumbnails.set(one.name, load().catch(() => ""));
+  const png = async () => "blob" in one && (image.src = URL.createObjectURL(await wire.shown(one)));
+  image.onerror = () => ((image.onerror = null), png().catch(() => {})); // a TIFF that was dropped
   thumbnails.get(one.name)?.then((address) => made.dataset.name === one.name && (image.src = address));
 }
 

@@ -40,14 +40,11 @@ export class Wire {
     return { name, title: name, image: answer.headers.get("X-Image") ?? "", blob: await answer.blob(), folder: true };
   }
 
-  /** An image as PNG, where the browser cannot show its file. @param {Picture} picture @returns {Promise<Blob>} */
-  shown(picture) {
-    const address = `api/shown/${picture.image}${picture.folder ? `?name=${encodeURIComponent(picture.name)}` : ""}`;
-    return this.#known(picture, async () => (await this.#send("GET", address)).blob());
-  }
+  /** An image as PNG, where the browser cannot show its file. @param {Picture} one @returns {Promise<Blob>} */
+  shown = (one) => this.#known(one, () => this.#blob(`api/shown/${one.image}?name=${path(one.name)}`));
 
   /** @param {string} name */
-  thumbnail = async (name) => (await this.#send("GET", `api/thumbnails/${path(name)}`)).blob();
+  thumbnail = (name) => this.#blob(`api/thumbnails/${path(name)}`);
 
   /** @param {Blob} blob @param {AbortSignal} [signal] @returns {Promise<{image: string, name: string}>} */
   upload = (blob, signal) => this.#json("PUT", "api/uploads", { body: blob, type: "application/octet-stream", signal });
@@ -91,6 +88,9 @@ export class Wire {
       }
     }
   }
+
+  /** @param {string} address */
+  #blob = async (address) => (await this.#send("GET", address)).blob();
 
   /** @param {string} method @param {string} address @param {Options} [options] */
   #json = async (method, address, options) => (await this.#send(method, address, options)).json();
